@@ -1,0 +1,1272 @@
+"""The chat room's protocol: everything that both ends must agree on, and no I/O.
+
+The one idea: everything is a log, and every reader has a cursor.
+
+    log        written by  read by       numbered                    kept
+    0 lines    one client  the server    per client instance         in the client until read
+    1 room     the server  every member  for good                    on the server's disk
+    2 inbox    the server  one member    per client instance         on the server's disk
+    3 notices  the server  one session   per session                 in memory
+
+A cursor is the number of the next line that its owner wants; numbers start at 0. Every packet
+carries its sender's cursors and perhaps some lines. A reader takes a line only when its number is
+the cursor, so once and in order, and holds a bounded number of early ones back; a writer sends
+again from the reader's cursor on. Numbers outlive sessions and server processes, and so this one
+mechanism acknowledges, retransmits, orders, removes duplicates, resumes and replays history.
+
+    recvfrom -> open_packet_untrusted -> Channel.receive -> parse_message -> the logs grow
+    sendto   <- seal_packet           <- Channel.packets <- - - - - - - - - - - - - - - +
+
+Nothing here has a socket, a clock, a thread or hidden randomness: ``now`` is an argument, in
+monotonic seconds, and so are random bytes. A function whose name ends in ``_untrusted`` is given
+bytes from the network; it raises ``ProtocolError``'s subclasses and nothing else.
+
+
+Lines (UTF-8, at most MAX_LINE bytes, no control characters)
+============================================================
+A client writes into *lines*; the first word counts without regard to case:
+
+    PM text          to everyone            DM username text    to one member
+    EX               leaves                 WHO                 asks for the roster
+    anything else    to everyone; a client sends the explicit PM, so that nothing is taken amiss
+
+The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
+joined), ``EX [reason]`` (the sender left). In *inbox*: ``DM username text``, received or, where
+the reader is the sender, the copy of one sent. The server's own lines have the sender ``*``:
+
+    NO number words...       inbox     line ``number`` of this client was refused, and why
+    HERE more name name...   notices   who is here; ``more`` roster lines follow this one.
+                                       Sent at the start of a session and in answer to WHO
+    BYE                      notices   the server is shutting down: wait, and join again
+
+Each line a client writes shows up once for it: PM and EX in the room, DM or NO in its inbox, HERE
+for WHO. A line that the server's cursor has passed is on disk.
+
+A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
+same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it.
+
+
+Handshake packets (JSON objects, first byte ``{``)
+==================================================
+Keys are as below and ``type``; byte strings are in lower-case hexadecimal. Lengths in bytes:
+
+    C -> S  HELLO      version=1, username, nonce 16, public 256    public is A
+    S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 30 s
+    C -> S  JOIN       as HELLO, and cookie    the address is known to be real
+    S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
+    C -> S  PROVE      nonce, session, proof 32, sealed
+    S -> C  WELCOME    nonce, session, proof 32, sealed
+    S -> C  REFUSED    nonce, code, text       in place of any reply; code is one of ``Refusal``
+    S -> C  GONE       session                 no such session: only a hint to join again
+
+The server never answers an address that has not returned a cookie with more bytes than it sent.
+The client repeats what is unanswered, byte for byte; a new try needs a new nonce and A.
+
+The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
+bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
+S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N. A guest has x = 0, hence v = 1, an empty salt
+and 0 iterations: plain Diffie-Hellman by the same path. With H for SHA-256 and MAC(key, data,
+length) for keyed BLAKE2b, where | joins:
+
+    transcript  H(JOIN's bytes) | H(CHALLENGE's bytes)
+    key(label)  MAC(H(PAD(S)), label | transcript, 32)    the labels, in ASCII: "prove seal",
+                "prove tag", "welcome seal", "welcome tag", "client seal", "client tag",
+                "server seal", "server tag"
+    sealed      the JSON object XOR SHAKE-256(seal key | nonce); in the handshake no nonce
+    proof       PROVE: MAC(tag key, transcript | sealed, 32)
+                WELCOME: MAC(tag key, PROVE's proof | sealed, 32)
+
+Inside PROVE, ``Resume``: log_id, instance (a secret of 16 bytes, new for each start of the client,
+the same whenever it joins again), and its cursors room and inbox; log_id is empty at first. Inside
+WELCOME, ``Terms``: log_id (if it is not the one you know, old cursors are void), known (false: this
+instance is new here, and lines sent earlier may or may not have arrived), the cursors lines,
+room and inbox from which this session starts, the oldest numbers room_start and inbox_start still
+kept, history_end (lines of the room below it were written before you joined), room_key, and rate
+(lines per second that a client may write, with a burst of BURST_SECONDS' worth; 0: no limit).
+
+
+Session packets (big-endian)
+============================
+    type 1 (=1) | session 8 | number 8 | echo 8 | flags 1 | cursors 3 x 4 | tag 16 | parts
+    part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
+
+``number`` counts a sender's packets from 1, and no number is used twice; ``echo`` is the highest
+number it has received. Cursors: from the client room, inbox, notices; from the server lines, 0, 0.
+Flag 1 asks for an answer (keepalive). A packet without parts is a mere acknowledgement and is not
+answered unless it asks; only a timer makes an end ask.
+
+    sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
+                first 4; in the room log the key is the room key and the nonce is first 4 alone,
+                so that a block of the room is sealed once and not once for each member. A block
+                that starts at a line has the same bytes from there on, however long it is, so no
+                (key, nonce) covers two texts of which neither begins with the other
+    tag         MAC(tag key, the header before the tag | MAC("", part with its header, 32) of each
+                part, 16)
+
+A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when
+ACK_PACKETS packets or a quarter of the log's window wait; any packet of its own does it. A writer
+keeps at most WINDOW_LINES lines beyond the reader's cursor on their way. Each side sends again
+what Channel calls lost or late. A client that has heard nothing for 20 to 25 s asks; a server
+that has heard nothing for 75 s writes the member out.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import json
+import re
+import struct
+import unicodedata
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any, Final, TypeAlias, TypeVar
+
+# -------------------------------------------------------------------------------------- limits
+
+VERSION: Final = 1
+DEFAULT_PORT: Final = 9999
+
+# No path that IP allows for today fragments this: RFC 8085 §3.2, RFC 9000 §14.
+MAX_DATAGRAM: Final = 1200
+# Texts leave room for time, sender, command, recipient and the packet's own fields.
+MAX_TEXT: Final = 1000
+MAX_NAME: Final = 32
+
+# A window of INITIAL_WINDOW packets must not wait for a delayed acknowledgement.
+ACK_PACKETS: Final = 8
+
+PACKET_THRESHOLD: Final = 3  # RFC 9002 §6.1.1
+INITIAL_WINDOW: Final = 10  # datagrams: RFC 9002 §7.2
+MINIMUM_WINDOW: Final = 2  # RFC 9002 §7.2
+MAXIMUM_WINDOW: Final = 256  # a fifth of a megabyte on its way to one member is plenty
+
+BURST_SECONDS: Final = 3  # a paste of 30 lines at 10 lines/s goes through at once
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Every duration of the protocol and the two programs, in seconds; tests shorten them."""
+
+    first_timeout: float = 1.0  # RFC 6298 §2.1
+    max_timeout: float = 8.0  # of a retransmission, backed off
+    ack_delay: float = 0.2  # how long an acknowledgement waits for company
+    ack_allowance: float = 0.3  # what a timeout adds for the other side's ack_delay
+    keepalive: float = 20.0  # below the 30 s after which NATs may forget: RFC 4787 §4.3 and use
+    keepalive_jitter: float = 5.0  # so that a thousand members do not ask together
+    server_silence: float = 75.0  # three keepalives lost: the member is written out
+    client_silence: float = 45.0  # the client says "reconnecting" well before that
+    cookie_life: float = 30.0  # what DTLS and QUIC servers use for a retry token
+    hint_pause: float = 3.0  # a GONE, which anybody can forge, counts at most this often
+    linger: float = 10.0  # a session that has left acknowledges for this long
+    probe: float = 2.0  # how long a silent holder of a name may take to answer
+    attempt: float = 10.0  # a handshake that is not through by then starts anew
+    max_pause: float = 10.0  # between two tries to reconnect
+    closed_patience: float = 3.0  # a port that stays closed at the first joining
+    join_patience: float = 60.0  # no answer at all at the first joining
+    deliver_patience: float = 60.0  # end of input: nothing gets through any more
+    trouble: float = 2.0  # a reconnection that takes longer is worth mentioning
+    leave_patience: float = 2.0  # a person who leaves does not wait longer
+    shutdown: float = 0.5  # a server that ends tells its members for this long
+    store_pause: float = 1.0  # between two tries to write the room file
+
+
+TIMING: Final = Timing()
+
+
+# -------------------------------------------------------------------------------------- errors
+
+
+class ProtocolError(Exception):
+    """What strangers' bytes, or a person's typing, can raise here; its text is for people."""
+
+
+class BadMessage(ProtocolError):
+    """A username, a text or a line that breaks the rules for them."""
+
+
+class BadPacket(ProtocolError):
+    """A datagram of the wrong shape, or one whose cursors are impossible."""
+
+
+class BadSeal(ProtocolError):
+    """A tag or a proof that does not fit: forged, damaged, or from another session."""
+
+
+class BadHandshake(ProtocolError):
+    """A public value with which SRP would be unsafe."""
+
+
+class WrongVersion(ProtocolError):
+    """A HELLO or JOIN of another version; ``nonce`` is for the refusal."""
+
+    def __init__(self, nonce: bytes) -> None:
+        super().__init__(f"this server speaks version {VERSION} of the protocol")
+        self.nonce = nonce
+
+
+class Refusal(enum.Enum):
+    """The codes of REFUSED."""
+
+    VERSION = "version"
+    USERNAME = "username"
+    IN_USE = "in-use"
+    FULL = "full"
+    PROOF = "proof"
+
+
+# ------------------------------------------------------------------------- names, texts, lines
+
+# ASCII because of look-alikes: a name is what people trust.
+_USERNAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}")
+_FORBIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp", "Cf"))
+# Scripts and emoji need these format characters: ZWNJ, ZWJ and the tags of flags.
+_WELCOME_FORMATS = frozenset((0x200C, 0x200D, *range(0xE0020, 0xE0080)))
+
+
+def check_username(name: str) -> str:
+    """The name itself, or BadMessage."""
+    if not _USERNAME.fullmatch(name):
+        raise BadMessage(
+            f"{clean_text(name)[:40]!r} is not a username: 1 to {MAX_NAME} ASCII letters, digits, "
+            "'_', '-' or '.', beginning with a letter or digit"
+        )
+    return name
+
+
+def fold(name: str) -> str:
+    """What two spellings of one username have in common."""
+    return name.lower()
+
+
+def _is_allowed(character: str) -> bool:
+    return unicodedata.category(character) not in _FORBIDDEN or ord(character) in _WELCOME_FORMATS
+
+
+def clean_text(text: str) -> str:
+    """``text`` without what could move a terminal's cursor, or hide or reorder other text."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(filter(_is_allowed, text.replace("\t", " ")))
+
+
+def split_text(text: str) -> list[str]:
+    """Pieces of at most MAX_TEXT bytes of UTF-8, cut between characters and then stripped."""
+    pieces, size, start = [], 0, 0
+    for index, character in enumerate(text):
+        width = len(character.encode())
+        if size + width > MAX_TEXT:
+            pieces.append(text[start:index])
+            size, start = 0, index
+        size += width
+    pieces.append(text[start:])
+    return [stripped for piece in pieces if (stripped := piece.strip())]
+
+
+def _check_text(text: str) -> None:
+    if not text:
+        raise BadMessage("the text is missing")
+    if clean_text(text) != text:
+        raise BadMessage("the text has control or format characters in it")
+    if len(text.encode()) > MAX_TEXT:
+        raise BadMessage(f"the text is longer than {MAX_TEXT} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """``PM text``; an empty text is one still to be asked for."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """``DM to text``; empty fields are still to be asked for."""
+
+    to: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """``EX``, with a reason where the server relays it."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """``WHO``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """``HELP``: for the client alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """``HI``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """``NO number words``."""
+
+    number: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """``HERE more names``."""
+
+    more: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """``BYE``."""
+
+
+Message: TypeAlias = Public | Direct | Exit | Who | Help
+Event: TypeAlias = Public | Direct | Exit | Joined | Declined | Roster | Closing
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """One line as the server relays it: when (Unix seconds), who, what."""
+
+    unix: int
+    sender: str
+    event: Event
+
+
+SERVER: Final = "*"  # the sender of the server's own lines: no username
+
+
+def parse_message(line: str) -> Message:
+    """What a person typed, or what a client sent: one grammar for both.
+
+    Fields may come out empty, for the prompts to ask. Raises BadMessage for a bad username.
+    """
+    line = line.strip()
+    word, _, rest = line.partition(" ")
+    rest = rest.strip()
+    match word.upper():
+        case "PM":
+            return Public(rest)
+        case "DM":
+            name, _, text = rest.partition(" ")
+            return Direct(check_username(name) if name else "", text.strip())
+        case "EX" if not rest:
+            return Exit()
+        case "WHO" if not rest:
+            return Who()
+        case "HELP" if not rest:
+            return Help()
+        case _:
+            return Public(line)
+
+
+def format_message(message: Message | Event) -> str:
+    """The explicit form; ``parse_message`` reads back what a client may send."""
+    match message:
+        case Public(text):
+            return f"PM {text}"
+        case Direct(to, text):
+            return f"DM {to} {text}"
+        case Exit(reason):
+            return f"EX {reason}".rstrip()
+        case Who():
+            return "WHO"
+        case Help():
+            return "HELP"
+        case Joined():
+            return "HI"
+        case Declined(number, words):
+            return f"NO {number} {words}"
+        case Roster(more, names):
+            return " ".join(("HERE", str(more), *names))
+        case Closing():
+            return "BYE"
+
+
+def parse_line_untrusted(raw: bytes) -> Message:
+    """A client's line: complete, clean and of legal length, or BadMessage."""
+    message = parse_message(_decode_untrusted(raw))
+    match message:
+        case Public(text):
+            _check_text(text)
+        case Direct(to, text):
+            check_username(to)
+            _check_text(text)
+        case Help():
+            raise BadMessage("HELP is the client's own affair")
+        case Exit() | Who():
+            pass
+    return message
+
+
+def format_relayed(relayed: Relayed) -> bytes:
+    """``<unix seconds> <sender> <line>``."""
+    return f"{relayed.unix} {relayed.sender} {format_message(relayed.event)}".encode()
+
+
+_RELAYED = re.compile(r"(\d{1,12}) (\S+) (\S+) ?(.*)", re.ASCII)
+
+
+def parse_relayed_untrusted(raw: bytes) -> Relayed:
+    """A line of the room, an inbox or the notices; its texts are safe to show."""
+    line = clean_text(_decode_untrusted(raw))
+    if not (found := _RELAYED.fullmatch(line)):
+        raise BadMessage("not a relayed line")
+    unix, sender, word, rest = found.groups()
+    if sender != SERVER:
+        check_username(sender)
+    return Relayed(int(unix), sender, _parse_event(sender == SERVER, word, rest))
+
+
+def _parse_event(of_server: bool, word: str, rest: str) -> Event:
+    first, _, more = rest.partition(" ")
+    match of_server, word:
+        case False, "PM" if rest:
+            return Public(rest)
+        case False, "DM" if more:
+            return Direct(check_username(first), more)
+        case False, "HI":
+            return Joined()
+        case False, "EX":
+            return Exit(rest)
+        case True, "NO" if re.fullmatch(r"\d{1,10}", first, re.ASCII):
+            return Declined(int(first), more)
+        case True, "HERE" if re.fullmatch(r"\d{1,6}", first, re.ASCII):
+            return Roster(int(first), tuple(check_username(name) for name in more.split()))
+        case True, "BYE":
+            return Closing()
+    raise BadMessage("a relayed line of an unknown kind")
+
+
+def _decode_untrusted(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise BadMessage("the line is not UTF-8") from None
+
+
+# ---------------------------------------------------------------------------- handshake records
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    version: int
+    username: str
+    nonce: bytes
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    nonce: bytes
+    cookie: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Hello):
+    cookie: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    nonce: bytes
+    session: bytes
+    public: bytes
+    salt: bytes
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    nonce: bytes
+    session: bytes
+    proof: bytes
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    nonce: bytes
+    session: bytes
+    proof: bytes
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    nonce: bytes
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Inside PROVE: which instance this is, and its cursors."""
+
+    log_id: bytes
+    instance: bytes
+    room: int
+    inbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Inside WELCOME: where everything starts."""
+
+    log_id: bytes
+    known: bool
+    lines: int
+    room: int
+    inbox: int
+    room_start: int
+    inbox_start: int
+    history_end: int
+    room_key: bytes
+    rate: int
+
+
+Handshake: TypeAlias = Hello | Cookie | Join | Challenge | Prove | Welcome | Refused | Gone
+Record = TypeVar("Record", bound=Handshake | Resume | Terms)
+
+_TYPES: Final[dict[str, type[Handshake]]] = {
+    "HELLO": Hello,
+    "COOKIE": Cookie,
+    "JOIN": Join,
+    "CHALLENGE": Challenge,
+    "PROVE": Prove,
+    "WELCOME": Welcome,
+    "REFUSED": Refused,
+    "GONE": Gone,
+}
+_TYPE_NAMES: Final = {kind: name for name, kind in _TYPES.items()}
+_LENGTHS: Final = {"nonce": 16, "public": 256, "session": 8, "proof": 32, "instance": 16}
+_MAX_CURSOR: Final = 2**32 - 1
+
+
+def format_handshake(record: Handshake) -> bytes:
+    """The datagram for one handshake packet."""
+    return _format_record(record, type=_TYPE_NAMES[type(record)])
+
+
+def parse_handshake_untrusted(data: bytes) -> Handshake:
+    """One handshake packet, its fields of the right type and length.
+
+    Raises WrongVersion or BadPacket.
+    """
+    value = _parse_json_untrusted(data)
+    name = value.get("type")
+    if name not in _TYPES or not isinstance(name, str):
+        raise BadPacket("an unknown type of handshake packet")
+    if name in ("HELLO", "JOIN") and value.get("version") != VERSION:
+        raise WrongVersion(_field_untrusted("nonce", "bytes", value))
+    return _record_untrusted(_TYPES[name], value)
+
+
+def _format_record(record: Handshake | Resume | Terms, **more: str) -> bytes:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    as_json = {k: v.hex() if isinstance(v, bytes) else v for k, v in values.items()}
+    return json.dumps(more | as_json, separators=(",", ":")).encode()
+
+
+def _parse_json_untrusted(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):  # a deep nest of brackets exhausts the parser's stack
+        raise BadPacket("not JSON") from None
+    if not isinstance(value, dict):
+        raise BadPacket("not a JSON object")
+    return value
+
+
+def _record_untrusted(kind: type[Record], value: Mapping[str, Any]) -> Record:
+    return kind(**{f.name: _field_untrusted(f.name, str(f.type), value) for f in fields(kind)})
+
+
+def _field_untrusted(name: str, kind: str, value: Mapping[str, Any]) -> Any:
+    """The field of a record as its annotation ``kind`` wants it."""
+    match kind, value.get(name):
+        case "bool", bool(field):
+            return field
+        case "int", int(field) if type(field) is int and 0 <= field <= _MAX_CURSOR:
+            return field
+        case "str", str(field):
+            return field
+        case "bytes", str(field):
+            try:
+                raw = bytes.fromhex(field)
+            except ValueError:
+                raise BadPacket(f"{name} is not hexadecimal") from None
+            if len(raw) == _LENGTHS.get(name, len(raw)):
+                return raw
+    raise BadPacket(f"{name} is missing or of the wrong kind")
+
+
+# ------------------------------------------------------------------------------------ SRP-6a
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A safe prime, its generator and the hash to use with them (RFC 5054 §2.6 and appendix A)."""
+
+    prime: int
+    generator: int
+    hash: str
+
+    def pad(self, number: int) -> bytes:
+        """PAD: as many bytes as the prime has."""
+        return number.to_bytes((self.prime.bit_length() + 7) // 8, "big")
+
+    def digest(self, first: int, second: int) -> int:
+        """H(PAD(first) | PAD(second)) as a number: k of (N, g), u of (A, B)."""
+        data = self.pad(first) + self.pad(second)
+        return int.from_bytes(hashlib.new(self.hash, data).digest(), "big")
+
+    def power(self, exponent: int) -> int:
+        return pow(self.generator, exponent, self.prime)
+
+
+GROUP: Final = Group(  # RFC 5054 appendix A, 2048 bits
+    int(
+        "AC6BDB41324A9A9BF166DE5E1389582FAF72B6651987EE07FC3192943DB56050A37329CBB4A099ED"
+        "8193E0757767A13DD52312AB4B03310DCD7F48A9DA04FD50E8083969EDB767B0CF6095179A163AB3"
+        "661A05FBD5FAAAE82918A9962F0B93B855F97993EC975EEAA80D740ADBF4FF747359D041D5C33EA7"
+        "1D281E446B14773BCA97B43A23FB801676BD207A436C6481F1D2B9078717461A5B9D32E688F87748"
+        "544523B524B0D57D5EA77A2775D2ECFA032CFBDBF52FB3786160279004E57AE6AF874E7303CE5329"
+        "9CCC041C7BC308D82A5698F3A8D0C38271AE35F8E9DBFBB694B5C803D89F7AE435DE236D525F5475"
+        "9B65E372FCD68EF20FA7111F9E4AFF73",
+        16,
+    ),
+    2,
+    "sha256",
+)
+
+GUEST_SECRET: Final = 0  # x
+GUEST_VERIFIER: Final = 1  # v = g^x
+
+
+def server_public(b: int, verifier: int, group: Group = GROUP) -> int:
+    """B = k*v + g^b; ``b`` is secret, of 256 random bits."""
+    k = group.digest(group.prime, group.generator)
+    return (k * verifier + group.power(b)) % group.prime
+
+
+def server_secret_untrusted(
+    a_public: int, b: int, b_public: int, verifier: int, group: Group = GROUP
+) -> int:
+    """S = (A * v^u)^b from the client's A; BadHandshake if A would fix S (RFC 5054 §2.5.4)."""
+    if not 1 < a_public < group.prime - 1:
+        raise BadHandshake("A is not a public value")
+    u = group.digest(a_public, b_public)
+    if u == 0:
+        raise BadHandshake("u is 0")
+    return pow(a_public * pow(verifier, u, group.prime), b, group.prime)
+
+
+def client_secret_untrusted(
+    a: int, a_public: int, b_public: int, x: int, group: Group = GROUP
+) -> int:
+    """S = (B - k*g^x)^(a + u*x) from the server's B; BadHandshake if B would fix S (§2.5.3)."""
+    u = group.digest(a_public, b_public) if b_public < group.prime else 0
+    if b_public % group.prime == 0 or u == 0:
+        raise BadHandshake("B is not a public value")
+    k = group.digest(group.prime, group.generator)
+    base = (b_public - k * group.power(x)) % group.prime
+    if base in (0, 1, group.prime - 1):
+        raise BadHandshake("B is of small order")
+    return pow(base, a + u * x, group.prime)
+
+
+# ------------------------------------------------------------------------------------- sealing
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What seals one direction, or one handshake packet."""
+
+    seal: bytes
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKeys:
+    """All that the two ends of one session derive from its secret."""
+
+    transcript: bytes
+    prove: Keys
+    welcome: Keys
+    client: Keys
+    server: Keys
+
+
+def derive_keys(secret: int, join: bytes, challenge: bytes, group: Group = GROUP) -> SessionKeys:
+    """Keys for one session from S and the bytes of JOIN and CHALLENGE."""
+    root = hashlib.sha256(group.pad(secret)).digest()
+    transcript = hashlib.sha256(join).digest() + hashlib.sha256(challenge).digest()
+
+    def pair(use: bytes) -> Keys:
+        return Keys(
+            _mac(root, use + b" seal" + transcript, 32), _mac(root, use + b" tag" + transcript, 32)
+        )
+
+    return SessionKeys(
+        transcript, pair(b"prove"), pair(b"welcome"), pair(b"client"), pair(b"server")
+    )
+
+
+def seal_record(keys: Keys, context: bytes, record: Resume | Terms) -> tuple[bytes, bytes]:
+    """(proof, sealed) of a handshake packet; ``context`` is what the proof covers besides."""
+    sealed = _xor_keystream(_format_record(record), keys.seal, b"")
+    return _mac(keys.tag, context + sealed, 32), sealed
+
+
+def open_record_untrusted(
+    kind: type[Record], keys: Keys, context: bytes, proof: bytes, sealed: bytes
+) -> Record:
+    """The record in a handshake packet; BadSeal if the proof does not fit."""
+    if not hmac.compare_digest(proof, _mac(keys.tag, context + sealed, 32)):
+        raise BadSeal("the proof does not fit")
+    return _record_untrusted(kind, _parse_json_untrusted(_xor_keystream(sealed, keys.seal, b"")))
+
+
+def _mac(key: bytes, data: bytes, length: int) -> bytes:
+    return hashlib.blake2b(data, key=key, digest_size=length).digest()
+
+
+def _xor_keystream(data: bytes, key: bytes, nonce: bytes) -> bytes:
+    stream = hashlib.shake_256(key + nonce).digest(len(data))
+    mixed = int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")
+    return mixed.to_bytes(len(data), "big")
+
+
+# ------------------------------------------------------------------------------------- packets
+
+
+class LogId(enum.IntEnum):
+    """The four logs."""
+
+    LINES = 0
+    ROOM = 1
+    INBOX = 2
+    NOTICES = 3
+
+
+# How far a writer may run ahead of the reader's cursor, so how many lines it can make the reader
+# hold. A client holds the room for itself alone; a server holds lines for every member.
+WINDOW_LINES: Final = {LogId.LINES: 64, LogId.ROOM: 512, LogId.INBOX: 64, LogId.NOTICES: 64}
+
+# type 1 | session 8 | number 8 | echo 8 | flags 1 | cursors 3 x 4
+_HEADER: Final = struct.Struct(">B8sQQB3I")
+_TAG_LENGTH: Final = 16
+# log 1 | first line's number 4 | length 2
+_PART_HEADER: Final = struct.Struct(">BIH")
+_NONCE: Final = struct.Struct(">QBI")  # number 8 | log 1 | first 4
+_ROOM_NONCE: Final = struct.Struct(">I")
+
+SESSION_PACKET: Final = 1
+_PLEASE_ANSWER: Final = 1
+_PARTS_SPACE: Final = MAX_DATAGRAM - _HEADER.size - _TAG_LENGTH
+MAX_LINE: Final = _PARTS_SPACE - _PART_HEADER.size
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some lines of one log, in the clear."""
+
+    log: LogId
+    first: int
+    lines: tuple[bytes, ...]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.lines)
+
+    @property
+    def size(self) -> int:
+        """Bytes in a packet."""
+        return _PART_HEADER.size + sum(map(len, self.lines)) + len(self.lines) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A session packet, opened."""
+
+    number: int
+    echo: int
+    asks: bool
+    cursors: tuple[int, ...]  # three
+    parts: tuple[Part, ...]
+
+
+class RoomBlocks:
+    """The room key, and the blocks of the room log that were sealed with it lately.
+
+    A block goes to every member with the same bytes: it is sealed, and digested, once.
+    """
+
+    _LIMIT: Final = 1024  # blocks: a megabyte
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._sealed: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+
+    def seal(self, part: Part) -> tuple[bytes, bytes]:
+        """(the part's bytes in a packet, their digest)."""
+        block = (part.first, part.end)
+        if block not in self._sealed:
+            if len(self._sealed) >= self._LIMIT:
+                self._sealed.clear()
+            self._sealed[block] = _seal_part(part, self._key, _ROOM_NONCE.pack(part.first))
+        return self._sealed[block]
+
+    def open(self, first: int, sealed: bytes) -> bytes:
+        return _xor_keystream(sealed, self._key, _ROOM_NONCE.pack(first))
+
+
+def seal_packet(packet: Packet, session: bytes, keys: Keys, room: RoomBlocks) -> bytes:
+    """The datagram for a packet of one's own."""
+    header = _HEADER.pack(
+        SESSION_PACKET, session, packet.number, packet.echo, packet.asks, *packet.cursors
+    )
+    sealed = [
+        room.seal(part)
+        if part.log is LogId.ROOM
+        else _seal_part(part, keys.seal, _NONCE.pack(packet.number, part.log, part.first))
+        for part in packet.parts
+    ]
+    tag = _mac(keys.tag, b"".join((header, *(digest for _, digest in sealed))), _TAG_LENGTH)
+    return b"".join((header, tag, *(data for data, _ in sealed)))
+
+
+def _seal_part(part: Part, key: bytes, nonce: bytes) -> tuple[bytes, bytes]:
+    text = b"\n".join(part.lines)
+    data = _PART_HEADER.pack(part.log, part.first, len(text)) + _xor_keystream(text, key, nonce)
+    return data, _digest(data)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32).digest()
+
+
+def session_of_untrusted(data: bytes) -> bytes:
+    """The session id that a session packet claims, or BadPacket."""
+    if not _HEADER.size + _TAG_LENGTH <= len(data) <= MAX_DATAGRAM or data[0] != SESSION_PACKET:
+        raise BadPacket("not a session packet")
+    return data[1:9]
+
+
+def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
+    """The packet in a datagram of the session that ``keys`` belong to.
+
+    Raises BadPacket for a wrong shape, BadSeal for a wrong tag.
+    """
+    session_of_untrusted(data)
+    header, rest = data[: _HEADER.size], data[_HEADER.size :]
+    tag, body = rest[:_TAG_LENGTH], rest[_TAG_LENGTH:]
+    sealed = list(_split_parts_untrusted(body))
+    digests = b"".join(_digest(part) for _, _, part in sealed)
+    if not hmac.compare_digest(tag, _mac(keys.tag, header + digests, _TAG_LENGTH)):
+        raise BadSeal("the tag does not fit")
+    _, _, number, echo, flags, *cursors = _HEADER.unpack(header)
+    if number == 0 or flags > _PLEASE_ANSWER:
+        raise BadPacket("a number or flag that does not exist")
+    parts = []
+    for log, first, part in sealed:
+        text = part[_PART_HEADER.size :]
+        if log is LogId.ROOM:
+            text = room.open(first, text)
+        else:
+            text = _xor_keystream(text, keys.seal, _NONCE.pack(number, log, first))
+        parts.append(Part(log, first, tuple(text.split(b"\n"))))
+    return Packet(number, echo, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
+
+
+def _split_parts_untrusted(body: bytes) -> Iterator[tuple[LogId, int, bytes]]:
+    """(log, first line's number, the part with its header) of each part."""
+    while body:
+        if len(body) < _PART_HEADER.size:
+            raise BadPacket("a part without a header")
+        log, first, length = _PART_HEADER.unpack_from(body)
+        end = _PART_HEADER.size + length
+        if log not in WINDOW_LINES or not 0 < length <= len(body) - _PART_HEADER.size:
+            raise BadPacket("a part of an unknown log or of a wrong length")
+        yield LogId(log), first, body[:end]
+        body = body[end:]
+
+
+# ------------------------------------------------------------------------------------ the logs
+
+
+class Log:
+    """Lines that are numbered for good: a list that knows the number of its first element."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+        self.lines: list[bytes] = []
+
+    @property
+    def end(self) -> int:
+        """The number that the next line will have."""
+        return self.start + len(self.lines)
+
+    def append(self, line: bytes) -> int:
+        """The number that ``line`` has from now on."""
+        if not 0 < len(line) <= MAX_LINE:
+            raise ValueError(f"a line of {len(line)} bytes")
+        self.lines.append(line)
+        return self.end - 1
+
+    def drop(self, before: int) -> None:
+        """Forgets the lines below ``before``."""
+        if before > self.start:
+            del self.lines[: before - self.start]
+            self.start = before
+
+    def line(self, number: int) -> bytes:
+        """The line of that number, from ``start`` on and before ``end``."""
+        return self.lines[number - self.start]
+
+    def part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
+        """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet."""
+        size, lines = _PART_HEADER.size - 1, []
+        for number in range(first, min(end, self.end)):
+            line = self.line(number)
+            size += 1 + len(line)
+            if size > space:
+                break
+            lines.append(line)
+        return Part(log, first, tuple(lines)) if lines else None
+
+
+class Reader:
+    """The reading end of a log: what came early waits for what is missing."""
+
+    def __init__(self, cursor: int, window: int) -> None:
+        self.cursor = cursor  # the next line to take
+        self.window = window
+        self.received = cursor  # the first line that has not come yet
+        self.early: dict[int, bytes] = {}
+
+    def hold(self, part: Part) -> int:
+        """Keeps what is new and within the window; returns how many lines that were."""
+        before = len(self.early)
+        for number, line in enumerate(part.lines, part.first):
+            if self.received <= number < self.cursor + self.window:
+                self.early[number] = line
+        while self.received in self.early:
+            self.received += 1
+        return len(self.early) - before
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether a line is missing before one that has come."""
+        return len(self.early) > self.received - self.cursor
+
+    @property
+    def is_ready(self) -> bool:
+        return self.cursor < self.received
+
+    def take(self) -> tuple[int, bytes]:
+        """The line at the cursor, and its number; the cursor moves on."""
+        number = self.cursor
+        line = self.early.pop(number)
+        self.cursor += 1
+        return number, line
+
+
+@dataclass(slots=True)
+class Flight:
+    """Lines on their way in one packet."""
+
+    end: int
+    number: int
+    sent_at: float
+
+
+class Writer:
+    """The writing end of a log: where the reader is, and what is on its way to it."""
+
+    def __init__(self, cursor: int, window: int) -> None:
+        self.cursor = cursor  # the reader's
+        self.window = window
+        self.next = cursor  # the first line that was never sent
+        self.flights: deque[Flight] = deque()  # in the order of their lines
+
+    def acknowledge(self, cursor: int) -> int:
+        """Takes the reader's cursor; returns how many flights it has passed."""
+        before = len(self.flights)
+        while self.flights and self.flights[0].end <= cursor:
+            self.flights.popleft()
+        self.cursor = max(self.cursor, cursor)
+        return before - len(self.flights)
+
+    def departed(self, first: int, flight: Flight) -> None:
+        """Notes lines from ``first`` that have left: new ones, or the oldest ones again."""
+        while self.flights and first < self.flights[0].end <= flight.end:
+            self.flights.popleft()  # a repeated packet also carries what else fits
+        if first < self.next:
+            self.flights.appendleft(flight)
+        else:
+            self.flights.append(flight)
+        self.next = max(self.next, flight.end)
+
+
+# ----------------------------------------------------------------------------- the one channel
+
+
+class RoundTrip:
+    """The smoothed round-trip time and the timeout that follows from it (RFC 6298 §2)."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self.smoothed: float | None = None
+        self.variation = 0.0
+
+    def sample(self, seconds: float) -> None:
+        if self.smoothed is None:
+            self.smoothed, self.variation = seconds, seconds / 2
+        else:
+            self.variation += (abs(self.smoothed - seconds) - self.variation) / 4
+            self.smoothed += (seconds - self.smoothed) / 8
+
+    def timeout(self, backoff: int) -> float:
+        """Seconds until an answer is late, doubled ``backoff`` times (RFC 6298 §5.5)."""
+        base = self._timing.first_timeout
+        if self.smoothed is not None:
+            base = self.smoothed + 4 * self.variation + self._timing.ack_allowance
+        return min(base * (1 << min(backoff, 16)), self._timing.max_timeout)
+
+
+class Window:
+    """How many flights may be on their way (RFC 5681 §3.1, in datagrams)."""
+
+    def __init__(self) -> None:
+        self.size: float = INITIAL_WINDOW
+        self.threshold: float = MAXIMUM_WINDOW
+        self._episode_end = 0
+
+    def acknowledge(self, count: int, in_flight: int) -> None:
+        """``count`` of ``in_flight`` arrived. A window that was not full is not put to the test,
+        and does not grow (RFC 9002 §7.8)."""
+        if in_flight < int(self.size):
+            return
+        for _ in range(count):
+            self.size += 1 if self.size < self.threshold else 1 / self.size
+        self.size = min(self.size, MAXIMUM_WINDOW)
+
+    def lose(self, number: int, next_number: int) -> None:
+        """Packet ``number`` is lost: halves, once for all packets sent before this was known
+        (RFC 9002 §7.3.2)."""
+        if number >= self._episode_end:
+            self._episode_end = next_number
+            self.size = self.threshold = max(self.size / 2, MINIMUM_WINDOW)
+
+
+class Channel:
+    """One end of a session: all its logs, both ways.
+
+    ``reads`` and ``writes`` give the cursors to start from, and their order is that of the
+    cursors in a packet. ``keepalive`` is the idle time after which this end asks (never: inf).
+    """
+
+    def __init__(
+        self,
+        timing: Timing,
+        now: float,
+        reads: Mapping[LogId, int],
+        writes: Mapping[LogId, int],
+        keepalive: float = inf,
+    ) -> None:
+        self._timing = timing
+        self._keepalive = keepalive
+        self.readers = {log: Reader(at, WINDOW_LINES[log]) for log, at in reads.items()}
+        self.writers = {log: Writer(at, WINDOW_LINES[log]) for log, at in writes.items()}
+        self.round_trip = RoundTrip(timing)
+        self.window = Window()
+        self.heard_at = now
+        self.number = 1  # of the next packet to send
+        self._highest = 0  # number received
+        self._echo = 0  # the highest of ours that has arrived, as far as we know
+        # (number, sent at); a peer that never echoes cannot make it grow
+        self._unanswered: deque[tuple[int, float]] = deque(maxlen=4 * MAXIMUM_WINDOW)
+        self._backoff = 0
+        self._progress_at = now
+        self._probe_at = now + keepalive
+        self._ack_at = inf
+        self._unacknowledged = dict.fromkeys(self.readers, 0)  # lines
+        self._unacknowledged_packets = 0
+
+    # -- receiving
+
+    def receive(self, packet: Packet, now: float) -> bool:
+        """Takes in a packet of the other end; whether it is the newest so far, and so a sign of
+        life. Lines wait in ``readers`` to be taken. Raises BadPacket, having changed nothing."""
+        self._check(packet)
+        is_newest = packet.number > self._highest
+        if is_newest:
+            self._highest = packet.number
+            self.heard_at = now
+            self._probe_at = now + self._keepalive
+        self._acknowledged(packet, now)
+        if packet.parts:
+            self._hold(packet, is_newest, now)
+        if packet.asks and is_newest:
+            self._ack_at = now
+        return is_newest
+
+    def _check(self, packet: Packet) -> None:
+        if packet.echo >= self.number:
+            raise BadPacket("the echo of a packet that was never sent")
+        for writer, cursor in zip(self.writers.values(), packet.cursors):
+            if cursor > writer.next:
+                raise BadPacket("a cursor beyond what was sent")
+        for part in packet.parts:
+            if part.log not in self.readers:
+                raise BadPacket("a part of a log that this end writes")
+
+    def _acknowledged(self, packet: Packet, now: float) -> None:
+        if packet.echo > self._echo:
+            self._echo = packet.echo
+            self._backoff = 0
+            while self._unanswered and self._unanswered[0][0] <= packet.echo:
+                number, sent_at = self._unanswered.popleft()
+                if number == packet.echo:
+                    self.round_trip.sample(now - sent_at)
+        in_flight = self._in_flight()
+        passed = sum(
+            writer.acknowledge(cursor)
+            for writer, cursor in zip(self.writers.values(), packet.cursors)
+        )
+        if passed:
+            self._progress_at = now
+            self.window.acknowledge(passed, in_flight)
+
+    def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:
+        had_gap = self._has_gap()
+        fresh = 0
+        for part in packet.parts:
+            lines = self.readers[part.log].hold(part)
+            self._unacknowledged[part.log] += lines
+            fresh += lines
+        if not (fresh or is_newest):
+            return  # a datagram that the network doubled
+        self._unacknowledged_packets += 1
+        if had_gap or self._has_gap() or not fresh or self._is_ack_overdue():
+            self._ack_at = now
+        else:
+            self._ack_at = min(self._ack_at, now + self._timing.ack_delay)
+
+    def _has_gap(self) -> bool:
+        return any(reader.has_gap for reader in self.readers.values())
+
+    def _is_ack_overdue(self) -> bool:
+        return self._unacknowledged_packets >= ACK_PACKETS or any(
+            lines >= WINDOW_LINES[log] // 4 for log, lines in self._unacknowledged.items()
+        )
+
+    # -- sending
+
+    def ask(self, now: float) -> None:
+        """Wants a sign of life."""
+        self._probe_at = now
+
+    def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
+        """What is due now; ``logs`` are those that this end writes."""
+        lost = self._lost(now)
+        packets = []
+        while parts := self._pack(now, logs, lost):
+            packets.append(self._packet(now, parts))
+        if self._probe_at <= now:
+            packets.append(self._packet(now, (), asks=True))
+            self._probe_at = now + self.round_trip.timeout(self._backoff)
+            self._backoff += 1
+        elif self._ack_at <= now:
+            packets.append(self._packet(now, ()))
+        return packets
+
+    def deadline(self) -> float:
+        """When ``packets`` will next have something, if nothing is received or written before."""
+        return min(self._ack_at, self._probe_at, self._timeout_at())
+
+    def _timeout_at(self) -> float:
+        """RFC 6298 §5: from the oldest packet, restarted by progress."""
+        oldest = min(
+            (w.flights[0].sent_at for w in self.writers.values() if w.flights), default=inf
+        )
+        return max(oldest, self._progress_at) + self.round_trip.timeout(self._backoff)
+
+    def _lost(self, now: float) -> set[LogId]:
+        """The logs whose oldest packet on its way is lost (RFC 9002 §6.1) or late."""
+        is_late = self._timeout_at() <= now
+        lost = set()
+        for log, writer in self.writers.items():
+            if writer.flights:
+                number = writer.flights[0].number
+                if is_late or number + PACKET_THRESHOLD <= self._echo:
+                    lost.add(log)
+                    self.window.lose(number, self.number)
+        self._backoff += is_late
+        return lost
+
+    def _pack(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> tuple[Part, ...]:
+        """The parts of one packet: what was lost, then what is new, as the window allows."""
+        parts, space = [], _PARTS_SPACE
+        for log, writer in self.writers.items():
+            if log not in lost and self._in_flight() >= int(self.window.size):
+                continue
+            first = writer.cursor if log in lost else writer.next
+            part = logs[log].part(log, first, writer.cursor + writer.window, space)
+            if part is None:
+                continue
+            lost.discard(log)
+            writer.departed(first, Flight(part.end, self.number, now))
+            parts.append(part)
+            space -= part.size
+        return tuple(parts)
+
+    def _packet(self, now: float, parts: tuple[Part, ...], asks: bool = False) -> Packet:
+        cursors = [reader.cursor for reader in self.readers.values()]
+        packet = Packet(self.number, self._highest, asks, (*cursors, 0, 0)[:3], parts)
+        if parts or asks:
+            self._unanswered.append((self.number, now))
+        self.number += 1
+        self._ack_at = inf
+        self._unacknowledged = dict.fromkeys(self.readers, 0)
+        self._unacknowledged_packets = 0
+        return packet
+
+    def _in_flight(self) -> int:
+        return sum(len(writer.flights) for writer in self.writers.values())
+
+
+class Bucket:
+    """A rate with a burst: the virtual scheduling algorithm of ITU-T I.371. 0 is no limit."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._interval = 1 / rate if rate else 0.0
+        self._slack = self._interval * (burst - 1)
+        self._next = -inf
+
+    def ready_at(self) -> float:
+        """When ``take`` may be called again, in its clock's seconds."""
+        return self._next - self._slack
+
+    def take(self, now: float) -> None:
+        self._next = max(self._next, now) + self._interval
