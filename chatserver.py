@@ -1,0 +1,1156 @@
+"""The chat room's server: one UDP socket, one file, one loop.
+
+    turn:  wait -> drain the socket -> handle -> one transaction -> seal and send what is due
+
+    Store     the room file: every log, and every instance of a client that is still remembered
+    Room      who is here, and which line goes to which log; it touches no socket and no clock
+    Door      the handshake up to the proof: cookies and challenges, no sessions yet
+    Server    sessions by id, what each has to read and to send, and when; no socket, no clock
+    serve     the loop around it: socket, clock and signals
+
+What a turn changes is staged, committed in one transaction, and only then published to the logs
+that members read from; a line is therefore on disk before anybody, its sender included, hears of
+it. If the transaction fails, the same turn is tried again until it succeeds, and until then
+nothing is read or sent: members see a pause, and the cursors see to it that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import errno
+import hashlib
+import heapq
+import hmac
+import logging
+import os
+import select
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import ceil, inf
+from types import FrameType
+from typing import Any, Final, NoReturn, TypeAlias, assert_never
+
+import protocol
+from protocol import (
+    BURST_SECONDS,
+    TIMING,
+    Bucket,
+    Challenge,
+    Channel,
+    Closing,
+    Cookie,
+    Declined,
+    Direct,
+    Exit,
+    Gone,
+    Handshake,
+    Hello,
+    Help,
+    Join,
+    Joined,
+    Log,
+    LogId,
+    Message,
+    ProtocolError,
+    Prove,
+    Public,
+    Refusal,
+    Refused,
+    Relayed,
+    Resume,
+    RoomBlocks,
+    Roster,
+    SessionKeys,
+    Terms,
+    Timing,
+    Welcome,
+    Who,
+    fold,
+)
+
+Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+RandomBytes: TypeAlias = Callable[[int], bytes]
+
+# -------------------------------------------------------------------------------------- limits
+
+DATAGRAMS_PER_TURN: Final = 256  # so that a flood cannot put off what is due
+LINES_PER_TURN: Final = 256
+HANDSHAKES_PER_TURN: Final = 2  # each costs a power of some 3 ms, and everybody waits for it
+WAITING_HANDSHAKES: Final = 256  # later ones are dropped: their clients repeat them
+PENDING_CHALLENGES: Final = 1024  # the oldest makes way
+RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
+ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
+INBOX_TAIL: Final = 64
+ROSTER_BYTES: Final = 1000  # of names in one line
+INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
+FORGET_EVERY: Final = 600  # seconds
+# The server's own limit is wider than what it tells clients, so that one that keeps to it is
+# never held up by a network that delivers its lines in one heap.
+RATE_MARGIN: Final = 1.25
+BURST_MARGIN: Final = 2
+TICK: Final = 0.01  # seconds: the grain of the sessions' timers
+
+log = logging.getLogger("chatserver")
+
+
+class StoreError(Exception):
+    """The room file cannot be opened, read or written; the text is for the operator."""
+
+
+# --------------------------------------------------------------------------------------- store
+
+
+class State(enum.Enum):
+    """Where an instance of a client stands."""
+
+    PRESENT = "present"
+    LEFT = "left"  # by its own EX; it does not come back
+    WRITTEN_OUT = "written out"  # silent for too long; it may come back
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One instance of a client: one start of the program, from its joining to its leaving."""
+
+    key: bytes  # the hash of the instance's secret
+    name: str
+    inbox: StoredLog
+    lines: int = 0  # the server's cursor in the log that the client writes
+    state: State = State.PRESENT
+    since: int = 0  # Unix seconds
+    session: bytes = b""  # the latest, and where it was: whom to tell after a restart
+    host: str = ""
+    port: int = 0
+
+
+class StoredLog(Log):
+    """A log on disk whose newest lines are in memory.
+
+    New lines are *staged*; once a transaction has them, they are *published* to readers.
+    """
+
+    def __init__(self, store: Store, key: bytes, tail: int) -> None:
+        self.oldest, end = store.bounds(key)
+        super().__init__(max(self.oldest, end - tail))
+        self.key = key
+        self.lines = store.read(key, self.start, end - self.start)
+        self.staged: list[bytes] = []
+        self._store = store
+        self._tail = tail
+        self._chunk = Log()  # of older lines, for members who lag behind
+
+    def stage(self, line: bytes) -> None:
+        self.staged.append(line)
+
+    def publish(self) -> None:
+        for line in self.staged:
+            self.append(line)
+        self.staged.clear()
+        self.drop(self.end - self._tail)
+
+    def line(self, number: int) -> bytes:
+        if number >= self.start:
+            return super().line(number)
+        if not self._chunk.start <= number < self._chunk.end:
+            self._chunk = Log(number)
+            self._chunk.lines = self._store.read(self.key, number, INBOX_TAIL)
+        return self._chunk.line(number)
+
+    def forget(self, before: int) -> None:
+        """Lines below ``before`` have been read by the only reader."""
+        self.drop(before)
+        self.oldest = max(self.oldest, before)
+
+
+class Store:
+    """The room file (sqlite3): the logs and the instances; nothing of packets is known here.
+
+    ``synchronous=NORMAL`` in WAL mode: a commit survives the death of the process at any moment,
+    but the last ones may be lost in a power cut.
+    """
+
+    _VERSION: Final = 1
+    _SCHEMA: Final = """
+        CREATE TABLE room_file (log_id BLOB NOT NULL);
+        CREATE TABLE logs (log BLOB PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL)
+            WITHOUT ROWID;
+        CREATE TABLE lines (log BLOB NOT NULL, number INTEGER NOT NULL, line BLOB NOT NULL,
+            PRIMARY KEY (log, number)) WITHOUT ROWID;
+        CREATE TABLE instances (key BLOB PRIMARY KEY, name TEXT NOT NULL, lines INTEGER NOT NULL,
+            state TEXT NOT NULL, since INTEGER NOT NULL, session BLOB NOT NULL,
+            host TEXT NOT NULL, port INTEGER NOT NULL) WITHOUT ROWID;
+    """
+
+    def __init__(self, path: str, random_bytes: RandomBytes = os.urandom) -> None:
+        """Opens the file, or makes one that only its owner can read; StoreError if it cannot."""
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._file = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._prepare(random_bytes)
+            (self.log_id,) = self._file.execute("SELECT log_id FROM room_file").fetchone()
+        except (OSError, sqlite3.Error) as error:
+            words = getattr(error, "strerror", None) or str(error)
+            raise StoreError(f"the room file {path} cannot be used: {words}") from error
+
+    def _prepare(self, random_bytes: RandomBytes) -> None:
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables == 0:
+            self._file.executescript(
+                f"BEGIN IMMEDIATE; {self._SCHEMA} PRAGMA user_version = {self._VERSION};"
+                f"INSERT INTO room_file VALUES (x'{random_bytes(16).hex()}'); COMMIT;"
+            )
+        elif version != self._VERSION:
+            raise sqlite3.DatabaseError(
+                f"it is of version {version}, and this program knows version {self._VERSION} only"
+            )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def bounds(self, key: bytes) -> tuple[int, int]:
+        """(the oldest number kept, the next number) of a log."""
+        rows = self._query("SELECT oldest, next FROM logs WHERE log = ?", key)
+        return rows[0] if rows else (0, 0)
+
+    def read(self, key: bytes, first: int, count: int) -> list[bytes]:
+        query = "SELECT line FROM lines WHERE log = ? AND number >= ? ORDER BY number LIMIT ?"
+        return [line for (line,) in self._query(query, key, first, count)]
+
+    def member(self, key: bytes) -> Member | None:
+        """The instance with that key, if it is still remembered."""
+        return next(self._members("key = ?", key), None)
+
+    def present(self) -> list[Member]:
+        return list(self._members("state = ?", State.PRESENT.value))
+
+    def _members(self, condition: str, value: bytes | str) -> Iterator[Member]:
+        columns = "key, name, lines, state, since, session, host, port"
+        query = f"SELECT {columns} FROM instances WHERE {condition}"
+        for key, name, lines, state, *rest in self._query(query, value):
+            yield Member(key, name, StoredLog(self, key, INBOX_TAIL), lines, State(state), *rest)
+
+    def _query(self, query: str, *values: bytes | str | int) -> list[Any]:
+        try:
+            return self._file.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the room file cannot be read: {error}") from error
+
+    def commit(self, logs: Iterable[StoredLog], members: Iterable[Member]) -> None:
+        """One transaction: what the logs have staged, and the members as they are now."""
+        with self._transaction():
+            for each in logs:
+                self._write_log(each)
+            self._file.executemany(
+                "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (m.key, m.name, m.lines, m.state.value, m.since, m.session, m.host, m.port)
+                    for m in members
+                ],
+            )
+
+    def _write_log(self, each: StoredLog) -> None:
+        self._file.executemany(
+            "INSERT INTO lines VALUES (?, ?, ?)",
+            [(each.key, number, line) for number, line in enumerate(each.staged, each.end)],
+        )
+        self._file.execute(
+            "INSERT OR REPLACE INTO logs VALUES (?, ?, ?)",
+            (each.key, each.oldest, each.end + len(each.staged)),
+        )
+        self._file.execute(
+            "DELETE FROM lines WHERE log = ? AND number < ?", (each.key, each.oldest)
+        )
+
+    def forget(self, before: int) -> None:
+        """Drops the instances that have not been present since ``before`` (Unix seconds)."""
+        gone = "SELECT key FROM instances WHERE state != ? AND since < ?"
+        with self._transaction():
+            for table, column in (("lines", "log"), ("logs", "log"), ("instances", "key")):
+                self._file.execute(
+                    f"DELETE FROM {table} WHERE {column} IN ({gone})",
+                    (State.PRESENT.value, before),
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._file.execute("BEGIN IMMEDIATE")
+            yield
+            self._file.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._file.in_transaction:
+                self._file.execute("ROLLBACK")
+            raise StoreError(f"the room file cannot be written: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------- room
+
+
+class Room:
+    """Who is here, and what a line brings about. Its changes are staged until ``publish``."""
+
+    def __init__(self, store: Store, history: int) -> None:
+        self.log = StoredLog(store, b"room", max(ROOM_TAIL, history))
+        self.members = {fold(member.name): member for member in store.present()}
+        self.changed: dict[bytes, Member] = {}
+        public = (n for n, line in enumerate(self.log.lines, self.log.start) if b" PM " in line)
+        self._public = deque(public, maxlen=history)  # the numbers of the newest public lines
+
+    def handle(self, member: Member, number: int, raw: bytes, unix: int) -> list[bytes]:
+        """Takes line ``number`` from a member; returns what goes to its notices."""
+        member.lines = number + 1
+        self.changed[member.key] = member
+        try:
+            return self._act(member, number, protocol.parse_line_untrusted(raw), unix)
+        except protocol.BadMessage as error:
+            self._decline(member, number, str(error), unix)
+            return []
+
+    def _act(self, member: Member, number: int, message: Message, unix: int) -> list[bytes]:
+        match message:
+            case Public():
+                self._public.append(self.log.end + len(self.log.staged))
+                self._announce(member, message, unix)
+            case Direct(to, text):
+                if (recipient := self.members.get(fold(to))) is None:
+                    self._decline(member, number, f"nobody here is called {to}", unix)
+                else:
+                    self._deliver(member, recipient, Direct(recipient.name, text), unix)
+            case Exit():
+                self.leave(member, State.LEFT, "", unix)
+            case Who():
+                return self.roster(unix)
+            case Help():
+                pass  # parse_line_untrusted refuses it
+            case _:
+                assert_never(message)
+        return []
+
+    def _announce(self, member: Member, event: Public | Joined | Exit, unix: int) -> None:
+        self.log.stage(protocol.format_relayed(Relayed(unix, member.name, event)))
+
+    def _deliver(self, member: Member, recipient: Member, message: Direct, unix: int) -> None:
+        line = protocol.format_relayed(Relayed(unix, member.name, message))
+        for owner in {member, recipient}:  # one line for somebody who writes to themselves
+            owner.inbox.stage(line)
+            self.changed[owner.key] = owner
+
+    def _decline(self, member: Member, number: int, words: str, unix: int) -> None:
+        event = Declined(number, words)
+        member.inbox.stage(protocol.format_relayed(Relayed(unix, protocol.SERVER, event)))
+
+    def enter(self, member: Member, unix: int) -> None:
+        """A new member, or one who comes back after having been written out."""
+        self._move(member, State.PRESENT, unix)
+        self.members[fold(member.name)] = member
+        self._announce(member, Joined(), unix)
+        log.info("%s joined from %s port %d", member.name, member.host, member.port)
+
+    def leave(self, member: Member, state: State, reason: str, unix: int) -> None:
+        self._move(member, state, unix)
+        del self.members[fold(member.name)]
+        self._announce(member, Exit(reason), unix)
+        log.info("%s left%s", member.name, f" ({reason})" if reason else "")
+
+    def _move(self, member: Member, state: State, unix: int) -> None:
+        member.state, member.since = state, unix
+        self.changed[member.key] = member
+
+    def roster(self, unix: int) -> list[bytes]:
+        """Who is here, in as many lines as it takes."""
+        names = sorted((member.name for member in self.members.values()), key=fold)
+        groups: list[list[str]] = [[]]
+        size = 0
+        for name in names:
+            size += len(name) + 1
+            if size > ROSTER_BYTES:
+                groups.append([])
+                size = len(name) + 1
+            groups[-1].append(name)
+        return [
+            protocol.format_relayed(Relayed(unix, protocol.SERVER, Roster(more, tuple(group))))
+            for more, group in zip(range(len(groups) - 1, -1, -1), groups)
+        ]
+
+    def history_start(self) -> int:
+        """Where a newcomer begins to read: the newest public lines."""
+        return self._public[0] if self._public else self.log.end + len(self.log.staged)
+
+    def staged(self) -> tuple[list[StoredLog], list[Member]]:
+        """What the transaction of this turn has to hold."""
+        members = list(self.changed.values())
+        logs = [self.log, *(member.inbox for member in members)]
+        return [each for each in logs if each.staged], members
+
+    def publish(self) -> None:
+        self.log.publish()
+        for member in self.changed.values():
+            member.inbox.publish()
+        self.changed.clear()
+
+
+# ---------------------------------------------------------------------------------------- door
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """A JOIN that was answered with a challenge."""
+
+    address: Address
+    join: Join
+    join_bytes: bytes
+    challenge: bytes
+    b: int
+    b_public: int
+    expires: float
+
+
+class Door:
+    """The handshake up to the proof. A HELLO leaves nothing behind here; a JOIN, whose address is
+    known to be real, leaves a challenge for as long as a cookie is good."""
+
+    def __init__(self, timing: Timing, random_bytes: RandomBytes) -> None:
+        self._timing = timing
+        self._random_bytes = random_bytes
+        self._secret = random_bytes(32)
+        self._knocks: dict[bytes, Knock] = {}  # by session id, the oldest first
+        self._by_nonce: dict[tuple[Address, bytes], Knock] = {}
+
+    def cookie(self, hello: Hello, address: Address, now: float) -> bytes:
+        """The answer to a HELLO, and to a JOIN whose cookie is not good."""
+        return protocol.format_handshake(
+            Cookie(hello.nonce, self._cookie(hello, address, int(now * 1000)))
+        )
+
+    def _cookie(self, hello: Hello, address: Address, issued: int) -> bytes:
+        """When, 8 bytes of milliseconds, and a keyed hash of it and of what it is good for."""
+        stamp = issued.to_bytes(8, "big")
+        what = f"{address} {hello.username} ".encode() + hello.nonce + hello.public
+        return stamp + hashlib.blake2b(stamp + what, key=self._secret, digest_size=16).digest()
+
+    def has_good_cookie(self, join: Join, address: Address, now: float) -> bool:
+        issued = int.from_bytes(join.cookie[:8], "big")
+        if not 0 <= now * 1000 - issued <= self._timing.cookie_life * 1000:
+            return False
+        return hmac.compare_digest(join.cookie, self._cookie(join, address, issued))
+
+    def repeated(self, join: Join, data: bytes, address: Address) -> bytes | None:
+        """The challenge that this very JOIN was answered with."""
+        knock = self._by_nonce.get((address, join.nonce))
+        return knock.challenge if knock and knock.join_bytes == data else None
+
+    def challenge(self, join: Join, data: bytes, address: Address, now: float) -> bytes:
+        """The answer to a JOIN with a good cookie. Everybody is a guest here: the verifier is 1."""
+        b = int.from_bytes(self._random_bytes(32), "big")
+        b_public = protocol.server_public(b, protocol.GUEST_VERIFIER)
+        session = self._random_bytes(8)
+        public = protocol.GROUP.pad(b_public)
+        reply = protocol.format_handshake(Challenge(join.nonce, session, public, b"", 0))
+        knock = Knock(address, join, data, reply, b, b_public, now + self._timing.cookie_life)
+        self._forget_old(now)
+        self._knocks[session] = self._by_nonce[address, join.nonce] = knock
+        return reply
+
+    def _forget_old(self, now: float) -> None:
+        while self._knocks:
+            session, knock = next(iter(self._knocks.items()))
+            if knock.expires > now and len(self._knocks) < PENDING_CHALLENGES:
+                return
+            self.use_up(session)
+
+    def knock(self, prove: Prove, address: Address, now: float) -> Knock | None:
+        """The knock that a PROVE from there may belong to."""
+        knock = self._knocks.get(prove.session)
+        if knock and knock.address == address and knock.expires > now:
+            return knock
+        return None
+
+    def use_up(self, session: bytes) -> None:
+        knock = self._knocks.pop(session)
+        self._by_nonce.pop((knock.address, knock.join.nonce), None)
+
+    @staticmethod
+    def open_untrusted(knock: Knock, prove: Prove) -> tuple[SessionKeys, Resume]:
+        """The keys of the session and what PROVE says, or BadSeal or BadHandshake."""
+        secret = protocol.server_secret_untrusted(
+            int.from_bytes(knock.join.public, "big"),
+            knock.b,
+            knock.b_public,
+            protocol.GUEST_VERIFIER,
+        )
+        keys = protocol.derive_keys(secret, knock.join_bytes, knock.challenge)
+        resume = protocol.open_record_untrusted(
+            Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
+        )
+        return keys, resume
+
+
+# -------------------------------------------------------------------------------------- server
+
+
+class Undecided(Exception):
+    """Whether a name is still in use shows once its holder has had time to answer."""
+
+
+class Objection(Exception):
+    """Why somebody cannot come in, in words for them."""
+
+    def __init__(self, code: Refusal, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """A PROVE whose proof fits: who wants to come in, and on what it is founded."""
+
+    knock: Knock
+    prove: Prove
+    data: bytes  # the datagram
+    keys: SessionKeys
+    resume: Resume
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One proven connection of one member."""
+
+    id: bytes
+    address: Address
+    keys: SessionKeys
+    member: Member
+    channel: Channel
+    bucket: Bucket
+    prove: bytes  # the datagram that opened it, and its answer: both are repeated as they are
+    welcome: bytes
+    notices: Log = field(default_factory=Log)
+    ends_at: float = inf  # set once the member has left
+    probed_at: float = inf  # since when it is asked for a sign of life, its name being wanted
+    tick: int = -1  # of its alarm
+
+
+class Alarms:
+    """Which session wants to be looked at when, on a coarse tick."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, set[Session]] = {}
+        self._ticks: list[int] = []  # a heap
+
+    def at_latest(self, session: Session, when: float) -> None:
+        """At ``when`` at the latest: an earlier alarm stays, since its session sets a new one."""
+        tick = ceil(when / TICK)
+        if session.tick in self._sessions and session.tick <= tick:
+            return
+        self.clear(session)
+        session.tick = tick
+        if tick not in self._sessions:
+            self._sessions[tick] = set()
+            heapq.heappush(self._ticks, tick)
+        self._sessions[tick].add(session)
+
+    def clear(self, session: Session) -> None:
+        self._sessions.get(session.tick, set()).discard(session)
+        session.tick = -1
+
+    def next(self) -> float:
+        return self._ticks[0] * TICK if self._ticks else inf
+
+    def due(self, now: float) -> set[Session]:
+        """The sessions whose alarm goes off; each once."""
+        sessions: set[Session] = set()
+        while self.next() <= now:
+            sessions |= self._sessions.pop(heapq.heappop(self._ticks))
+        for session in sessions:
+            session.tick = -1
+        return sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator chooses."""
+
+    history: int
+    rate: int
+    max_users: int
+
+
+class Server:
+    """Everything between the socket and the store. One turn is
+
+    ``receive_untrusted`` for each datagram, ``handle``, ``commit`` (until it succeeds), and
+    ``datagrams``, which are to be sent; ``deadline`` says when the next turn is due anyway.
+    """
+
+    def __init__(
+        self, store: Store, options: Options, timing: Timing, random_bytes: RandomBytes, now: float
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._timing = timing
+        self._random_bytes = random_bytes
+        self.room = Room(store, options.history)
+        self._door = Door(timing, random_bytes)
+        self._room_key = random_bytes(32)
+        self._blocks = RoomBlocks(self._room_key)
+        self.sessions: dict[bytes, Session] = {}
+        self._active: set[Session] = set()  # those that this turn has to look at
+        self._alarms = Alarms()
+        self._waiting: deque[tuple[Join | Prove, bytes, Address]] = deque()
+        self._replies: list[tuple[bytes, Address]] = []
+        # Members from before a restart: told that their sessions are gone, and awaited.
+        self._awaited_until = now + timing.server_silence if self.room.members else inf
+        self._forget_at = now
+        for member in self.room.members.values():
+            gone = protocol.format_handshake(Gone(member.session))
+            self._replies.append((gone, (member.host, member.port)))
+
+    # -- from the socket
+
+    def receive_untrusted(self, data: bytes, address: Address, now: float) -> None:
+        """Takes in one datagram; what is wrong with it concerns nobody else."""
+        try:
+            if data[:1] == b"{":
+                self._handshake_untrusted(data, address, now)
+            else:
+                self._packet_untrusted(data, address, now)
+        except protocol.WrongVersion as error:
+            self._refuse(error.nonce, Refusal.VERSION, str(error), address, len(data))
+        except ProtocolError as error:
+            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+
+    def _packet_untrusted(self, data: bytes, address: Address, now: float) -> None:
+        id_ = protocol.session_of_untrusted(data)
+        session = self.sessions.get(id_)
+        if session is None:
+            self._answer(Gone(id_), address, len(data))
+            return
+        packet = protocol.open_packet_untrusted(data, session.keys.client, self._blocks)
+        session.channel.receive(packet, now)
+        session.member.inbox.forget(session.channel.writers[LogId.INBOX].cursor)
+        session.notices.drop(session.channel.writers[LogId.NOTICES].cursor)
+        self._active.add(session)
+
+    def _handshake_untrusted(self, data: bytes, address: Address, now: float) -> None:
+        """Answers at once what costs nothing; what costs a power waits for its turn."""
+        record = protocol.parse_handshake_untrusted(data)
+        if isinstance(record, Hello):
+            self._check_username(record, address, len(data))
+        match record:
+            case Join() if reply := self._door.repeated(record, data, address):
+                self._replies.append((reply, address))
+            case Prove() if (session := self.sessions.get(record.session)) is not None:
+                if (session.prove, session.address) == (data, address):
+                    self._replies.append((session.welcome, address))
+            case Join() if not self._door.has_good_cookie(record, address, now):
+                self._replies.append((self._door.cookie(record, address, now), address))
+            case Join() | Prove():
+                if len(self._waiting) < WAITING_HANDSHAKES:
+                    self._waiting.append((record, data, address))
+            case Hello():
+                self._replies.append((self._door.cookie(record, address, now), address))
+            case _:
+                raise protocol.BadPacket("a handshake packet that only a server sends")
+
+    def _check_username(self, hello: Hello, address: Address, room: int) -> None:
+        try:
+            protocol.check_username(hello.username)
+        except protocol.BadMessage as error:
+            self._refuse(hello.nonce, Refusal.USERNAME, str(error), address, room)
+            raise
+
+    def _answer(self, record: Handshake, address: Address, room: int) -> None:
+        """Answers an address that may be forged: never with more bytes than came from it."""
+        reply = protocol.format_handshake(record)
+        if len(reply) <= room:
+            self._replies.append((reply, address))
+
+    def _refuse(self, nonce: bytes, code: Refusal, words: str, address: Address, room: int) -> None:
+        log.info("refused %s port %d: %s", *address[:2], words)
+        self._answer(Refused(nonce, code.value, words), address, room)
+
+    # -- the turn
+
+    def handle(self, now: float, unix: int) -> None:
+        """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
+        for _ in range(min(HANDSHAKES_PER_TURN, len(self._waiting))):
+            record, data, address = self._waiting.popleft()
+            try:
+                self._shake_hands_untrusted(record, data, address, now, unix)
+            except ProtocolError as error:
+                log.info("refused %s port %d: %s", *address[:2], error)
+        self._active |= self._alarms.due(now)
+        self._take_lines(now, unix)
+        for session in list(self._active):
+            self._end_if_over(session, now, unix)
+        if now >= self._awaited_until:
+            self._awaited_until = inf
+            for member in list(self.room.members.values()):
+                if member.session not in self.sessions:
+                    self.room.leave(member, State.WRITTEN_OUT, "timed out", unix)
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY
+            try:
+                self._store.forget(unix - INSTANCE_MEMORY)
+            except StoreError as error:
+                log.warning("%s: old instances stay in it for now", error)
+
+    def _take_lines(self, now: float, unix: int) -> None:
+        """One line of each member in turn, as far as its rate allows."""
+        queue = deque(session for session in self._active if self._may_write(session, now))
+        for _ in range(LINES_PER_TURN):
+            if not queue:
+                return
+            session = queue.popleft()
+            number, raw = session.channel.readers[LogId.LINES].take()
+            session.bucket.take(now)
+            for notice in self.room.handle(session.member, number, raw, unix):
+                session.notices.append(notice)
+            if session.member.state is not State.PRESENT:
+                session.ends_at = now + self._timing.linger
+            if self._may_write(session, now):
+                queue.append(session)
+
+    def _may_write(self, session: Session, now: float) -> bool:
+        return self._has_lines(session) and session.bucket.ready_at() <= now
+
+    def _has_lines(self, session: Session) -> bool:
+        reader = session.channel.readers[LogId.LINES]
+        return reader.is_ready and session.member.state is State.PRESENT
+
+    def _end_if_over(self, session: Session, now: float, unix: int) -> None:
+        if now >= session.channel.heard_at + self._timing.server_silence:
+            self._end(session)
+            if session.member.state is State.PRESENT:
+                self.room.leave(session.member, State.WRITTEN_OUT, "timed out", unix)
+        elif now >= session.ends_at:
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        del self.sessions[session.id]
+        self._active.discard(session)
+        self._alarms.clear(session)
+
+    def close(self) -> None:
+        """Tells every member that the server is shutting down."""
+        line = protocol.format_relayed(Relayed(0, protocol.SERVER, Closing()))
+        for session in self.sessions.values():
+            session.notices.append(line)
+            self._active.add(session)
+
+    def has_told_all(self) -> bool:
+        """Whether every member has read its notices."""
+        return all(
+            session.channel.writers[LogId.NOTICES].cursor == session.notices.end
+            for session in self.sessions.values()
+        )
+
+    def commit(self) -> None:
+        """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
+        logs, members = self.room.staged()
+        if not members:
+            return
+        self._store.commit(logs, members)
+        if self.room.log.staged:
+            self._active.update(self.sessions.values())
+        for member in members:
+            if session := self.sessions.get(member.session):
+                self._active.add(session)
+        self.room.publish()
+
+    def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
+        """What is to be sent now: replies of the handshake, then what sessions have to say."""
+        out, self._replies = self._replies, []
+        for session in self._active:
+            logs = {
+                LogId.ROOM: self.room.log,
+                LogId.INBOX: session.member.inbox,
+                LogId.NOTICES: session.notices,
+            }
+            for packet in session.channel.packets(now, logs):
+                data = protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
+                out.append((data, session.address))
+            self._alarms.at_latest(session, max(now, self._wake_at(session)))
+        self._active.clear()
+        return out
+
+    def _wake_at(self, session: Session) -> float:
+        return min(
+            session.channel.deadline(),
+            session.channel.heard_at + self._timing.server_silence,
+            session.ends_at,
+            session.bucket.ready_at() if self._has_lines(session) else inf,
+        )
+
+    def deadline(self) -> float:
+        """When the next turn is due if nothing comes in."""
+        if self._waiting or self._replies:
+            return -inf
+        return min(self._alarms.next(), self._awaited_until, self._forget_at)
+
+    # -- joining
+
+    def _shake_hands_untrusted(
+        self, record: Join | Prove, data: bytes, address: Address, now: float, unix: int
+    ) -> None:
+        if isinstance(record, Join):
+            reply = self._door.repeated(record, data, address)
+            if reply is None:
+                reply = self._door.challenge(record, data, address, now)
+            self._replies.append((reply, address))
+            return
+        knock = self._door.knock(record, address, now)
+        if knock is None:
+            if record.session not in self.sessions:
+                self._answer(Gone(record.session), address, len(data))
+            return
+        try:
+            keys, resume = self._door.open_untrusted(knock, record)
+        except ProtocolError:
+            self._door.use_up(record.session)
+            raise
+        self._admit_or_refuse(Entrance(knock, record, data, keys, resume), now, unix)
+
+    def _admit_or_refuse(self, entrance: Entrance, now: float, unix: int) -> None:
+        knock, prove = entrance.knock, entrance.prove
+        known = self._find(knock.join.username, entrance.resume)
+        try:
+            self._check_entrance(knock, known, now, unix)
+        except Undecided:
+            return  # the client repeats its PROVE
+        except Objection as error:
+            self._refuse(prove.nonce, error.code, str(error), knock.address, protocol.MAX_DATAGRAM)
+        else:
+            self._admit(entrance, known, now, unix)
+        self._door.use_up(prove.session)
+
+    def _find(self, name: str, resume: Resume) -> Member | None:
+        """The instance, if it is remembered; one that is present is so under its name."""
+        key = hashlib.sha256(resume.instance).digest()
+        here = self.room.members.get(fold(name))
+        return here if here and here.key == key else self._store.member(key)
+
+    def _check_entrance(self, knock: Knock, known: Member | None, now: float, unix: int) -> None:
+        """Returns if this instance can come in, or raises Objection or Undecided."""
+        name = fold(knock.join.username)
+        holder = self.room.members.get(name)
+        if known and fold(known.name) != name:
+            raise Objection(Refusal.USERNAME, f"this client joined as {known.name}")
+        if known and (known is holder or known.state is State.LEFT):
+            return
+        if holder:
+            self._dispute(holder, knock.address, now)
+            self.room.leave(holder, State.WRITTEN_OUT, "replaced", unix)
+        if len(self.room.members) >= self._options.max_users:
+            raise Objection(Refusal.FULL, f"the room is full ({self._options.max_users} members)")
+
+    def _dispute(self, holder: Member, address: Address, now: float) -> None:
+        """Somebody else has the name. If that was the same socket address, then its program is
+        gone, unless it still answers: a client that crashed can come back under its name."""
+        in_use = Objection(Refusal.IN_USE, f"the name {holder.name} is in use")
+        if (holder.host, holder.port) != address[:2]:
+            raise in_use
+        if session := self.sessions.get(holder.session):
+            if session.probed_at == inf:
+                session.probed_at = now
+                session.channel.ask(now)
+                self._active.add(session)
+            if session.channel.heard_at > session.probed_at:
+                session.probed_at = inf
+                raise in_use
+            if now < session.probed_at + self._timing.probe:
+                raise Undecided
+            self._end(session)
+
+    def _admit(self, entrance: Entrance, known: Member | None, now: float, unix: int) -> None:
+        knock, prove = entrance.knock, entrance.prove
+        member = known or self._new_member(knock.join.username, entrance.resume)
+        if old := self.sessions.get(member.session):
+            self._end(old)
+        member.session, (member.host, member.port) = prove.session, knock.address[:2]
+        self.room.changed[member.key] = member
+        terms = self._terms(member, entrance.resume, known is not None)
+        if member.state not in (State.PRESENT, State.LEFT):
+            self.room.enter(member, unix)
+        proof, sealed = protocol.seal_record(entrance.keys.welcome, prove.proof, terms)
+        welcome = protocol.format_handshake(Welcome(prove.nonce, prove.session, proof, sealed))
+        self._replies.append((welcome, knock.address))
+        self._open_session(entrance, member, terms, welcome, now, unix)
+
+    def _new_member(self, name: str, resume: Resume) -> Member:
+        key = hashlib.sha256(resume.instance).digest()
+        inbox = StoredLog(self._store, key, INBOX_TAIL)
+        return Member(key, name, inbox, state=State.WRITTEN_OUT)  # until it has entered
+
+    def _terms(self, member: Member, resume: Resume, is_known: bool) -> Terms:
+        """Where the session starts. Cursors of another log, or beyond this one's end (an older
+        copy of the file), are void: their owner begins like a newcomer."""
+        end = self.room.log.end + len(self.room.log.staged)
+        is_valid = is_known and resume.log_id == self._store.log_id and resume.room <= end
+        room = resume.room if is_valid else self.room.history_start()
+        inbox = resume.inbox if is_valid and resume.inbox <= member.inbox.end else 0
+        return Terms(
+            log_id=self._store.log_id,
+            known=is_known,
+            lines=member.lines,
+            room=max(room, self.room.log.oldest),
+            inbox=max(inbox, member.inbox.oldest),
+            room_start=self.room.log.oldest,
+            inbox_start=member.inbox.oldest,
+            history_end=room if is_valid else end,
+            room_key=self._room_key,
+            rate=self._options.rate,
+        )
+
+    def _open_session(
+        self,
+        entrance: Entrance,
+        member: Member,
+        terms: Terms,
+        welcome: bytes,
+        now: float,
+        unix: int,
+    ) -> None:
+        channel = Channel(
+            self._timing,
+            now,
+            reads={LogId.LINES: terms.lines},
+            writes={LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0},
+        )
+        rate = self._options.rate
+        bucket = Bucket(rate * RATE_MARGIN, rate * BURST_SECONDS * BURST_MARGIN)
+        knock = entrance.knock
+        session = Session(
+            member.session,
+            knock.address,
+            entrance.keys,
+            member,
+            channel,
+            bucket,
+            entrance.data,
+            welcome,
+        )
+        if member.state is State.LEFT:  # it only wants to know that its last lines have arrived
+            session.ends_at = now + self._timing.linger
+        for line in self.room.roster(unix):
+            session.notices.append(line)
+        self.sessions[session.id] = session
+        self._active.add(session)
+
+
+# ------------------------------------------------------------------------------------ the loop
+
+
+class Signals:
+    """Ctrl-C and SIGTERM as something that ``select`` can wait for."""
+
+    def __init__(self) -> None:
+        self.caught = False
+        self.socket, self._alarm = socket.socketpair()
+        self.socket.setblocking(False)
+        self._alarm.setblocking(False)
+        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._catch)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.caught = True
+
+    def wait(self, seconds: float, *others: socket.socket) -> None:
+        """Until a signal comes, one of the other sockets is readable, or the time is over."""
+        timeout = None if seconds == inf else max(0.0, seconds)
+        readable, _, _ = select.select([self.socket, *others], [], [], timeout)
+        if self.socket in readable:
+            self.socket.recv(4096)
+
+
+def serve(server: Server, udp: socket.socket, signals: Signals, timing: Timing) -> None:
+    """Turn after turn, until a signal comes; then a little longer, to tell the members."""
+    ends_at = inf
+    while True:
+        now = time.monotonic()
+        if signals.caught and ends_at == inf:
+            ends_at = now + timing.shutdown
+            server.close()
+        elif now >= ends_at or (signals.caught and server.has_told_all()):
+            return
+        else:
+            signals.wait(min(server.deadline(), ends_at) - now, udp)
+        now = time.monotonic()
+        for data, address in _received(udp):
+            server.receive_untrusted(data, address, now)
+        server.handle(now, int(time.time()))
+        if not _commit(server, signals, timing):
+            return
+        for data, address in server.datagrams(time.monotonic()):
+            _send(udp, data, address)
+
+
+def _received(udp: socket.socket) -> Iterator[tuple[bytes, Address]]:
+    for _ in range(DATAGRAMS_PER_TURN):
+        try:
+            # One byte more than is allowed, so that a longer datagram does not pass for one cut.
+            yield udp.recvfrom(protocol.MAX_DATAGRAM + 1)
+        except BlockingIOError:
+            return
+        except OSError:  # Windows reports that a member's port is closed, or the datagram's size
+            continue
+
+
+def _send(udp: socket.socket, data: bytes, address: Address) -> None:
+    try:
+        udp.sendto(data, address)
+    except OSError as error:  # a full queue or no route: the same as a lost datagram
+        log.debug("could not send to %s: %s", address, error)
+
+
+def _commit(server: Server, signals: Signals, timing: Timing) -> bool:
+    """Tries until the turn is on disk; False if a signal came first."""
+    is_waiting = False
+    while True:
+        try:
+            server.commit()
+        except StoreError as error:
+            if not is_waiting:
+                log.error("%s: the room waits until it can be", error)
+            is_waiting = True
+            signals.wait(timing.store_pause)
+            if signals.caught:
+                return False
+        else:
+            if is_waiting:
+                log.info("the room file can be written again")
+            return True
+
+
+def open_socket(host: str | None, port: int) -> socket.socket:
+    """A UDP socket on ``host``, or on all addresses; OSError if that cannot be had."""
+    if host is None and socket.has_ipv6:
+        try:
+            return _bind(socket.AF_INET6, ("::", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    if host is None:
+        return _bind(socket.AF_INET, ("0.0.0.0", port))
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    return _bind(family, address)
+
+
+def _bind(family: int, address: Any) -> socket.socket:
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:  # IPv4 members too, where the system has both
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        udp.setblocking(False)
+        udp.bind(address)
+    except OSError:
+        udp.close()
+        raise
+    return udp
+
+
+# ------------------------------------------------------------------------------------ the program
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows how it is used)\n")
+
+
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+        return int(text)
+
+    return convert
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="chatserver.py", description="The server of a chat room over UDP.")
+    add = parser.add_argument
+    add(
+        "port",
+        metavar="PORT",
+        nargs="?",
+        type=_whole_number(0, 65535),
+        default=protocol.DEFAULT_PORT,
+        help="the UDP port to listen on (default: %(default)s; 0: any free one)",
+    )
+    add("--host", help="the address to listen on (default: all, IPv6 and IPv4)")
+    add("--db", metavar="FILE", default="chat.db", help="the room file (default: %(default)s)")
+    add(
+        "--history",
+        metavar="N",
+        type=_whole_number(0, 1000),
+        default=20,
+        help="public lines that a newcomer is shown (default: %(default)s)",
+    )
+    add(
+        "--rate",
+        metavar="N",
+        type=_whole_number(0, 1_000_000),
+        default=10,
+        help="lines per second and member (default: %(default)s; 0: no limit)",
+    )
+    add(
+        "--max-users",
+        metavar="N",
+        type=_whole_number(1, 100_000),
+        default=1000,
+        help="members at the same time (default: %(default)s)",
+    )
+    add("-v", "--verbose", action="store_true", help="log dropped datagrams too")
+    return parser
+
+
+def _why_not(error: OSError, host: str | None, port: int) -> str:
+    where = f"UDP port {port} on {host or 'all addresses'}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where} is already in use: is another chatserver.py running? "
+            f"Choose another port, for example: python chatserver.py {port % 65535 + 1}"
+        )
+    return f"cannot listen on {where}: {error.strerror}"
+
+
+def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
+    """Runs the server; returns the exit status."""
+    args = _parser().parse_args(argv)
+    level = logging.DEBUG if args.verbose else logging.INFO
+    logging.basicConfig(format="%(asctime)s %(message)s", level=level)
+    options = Options(args.history, args.rate, args.max_users)
+    signals = Signals()
+    try:
+        with open_socket(args.host, args.port) as udp:
+            store = Store(args.db)
+            server = Server(store, options, timing, os.urandom, time.monotonic())
+            host, port = udp.getsockname()[:2]
+            print(f"Listening on UDP {host} port {port}", flush=True)
+            serve(server, udp, signals, timing)
+            store.close()
+    except OSError as error:
+        print(f"chatserver.py: {_why_not(error, args.host, args.port)}", file=sys.stderr)
+        return 1
+    except StoreError as error:
+        print(f"chatserver.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
