@@ -1,0 +1,886 @@
+"""The chat room's terminal client: two threads around one protocol object.
+
+    main thread      stdin -> parse_message -> Client.say
+    network thread   recv -> Client.receive_untrusted -> events -> the screen
+                     send <- Client.datagrams <- - - - - - timers, lines
+
+    Attempt   one handshake, from HELLO to WELCOME
+    Client    what this end knows: its cursors, what it has yet to deliver, how it is connected;
+              no socket, no clock, no thread
+    Network   the thread that owns the socket; one lock guards the Client, and is never held
+              while waiting, sending or printing
+    Screen    where lines appear: above the prompt of a terminal, or one by one in a pipe
+
+On a terminal there is a prompt; in a pipe every input line is delivered before the program ends.
+Exit status: 0 left with everything delivered, 1 could not join or deliver, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import io
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from types import ModuleType
+from typing import Final, NoReturn, TypeAlias, assert_never
+
+import protocol
+from protocol import TIMING, VERSION, LogId, ProtocolError, Relayed, Timing, fold
+
+readline: ModuleType | None
+try:
+    import readline
+except ImportError:  # Windows: its console edits lines by itself
+    readline = None
+
+RandomBytes: TypeAlias = Callable[[int], bytes]
+
+HELP: Final = (
+    "text                everyone reads it",
+    "PM text             the same; PM alone asks for the text",
+    "DM username text    only username reads it; DM alone asks for both",
+    "WHO                 who is here",
+    "EX                  leave (also Ctrl-D and Ctrl-C)",
+)
+EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
+
+# -------------------------------------------------------------------------------------- joining
+
+
+class Failed(Exception):
+    """The room cannot be joined; the text is for the person."""
+
+
+class Attempt:
+    """One handshake: a request that is repeated, byte for byte, until its answer comes."""
+
+    def __init__(self, username: str, random_bytes: RandomBytes, now: float) -> None:
+        self.nonce = random_bytes(16)
+        self._a = int.from_bytes(random_bytes(32), "big")
+        self._a_public = protocol.GROUP.power(self._a)
+        public = protocol.GROUP.pad(self._a_public)
+        self._hello = protocol.Hello(VERSION, username, self.nonce, public)
+        # Once the server has been told our cursors, they must not move any more.
+        self.proven: tuple[protocol.Prove, protocol.SessionKeys] | None = None
+        self.request = protocol.format_handshake(self._hello)
+        self.since = now  # of this request's first sending
+        self.send_at = now
+
+    def _ask(self, request: protocol.Handshake, now: float) -> None:
+        self.request = protocol.format_handshake(request)
+        self.since = self.send_at = now
+
+    def is_for(self, session: bytes) -> bool:
+        return self.proven is not None and self.proven[0].session == session
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether the server may hold something for it, which it will forget after a while."""
+        return self.request != protocol.format_handshake(self._hello)
+
+    def receive_untrusted(
+        self, record: protocol.Handshake, data: bytes, resume: protocol.Resume, now: float
+    ) -> protocol.Terms | None:
+        """Takes the answer to its request; the terms if it was the last. Raises Failed if the
+        name needs a password, ProtocolError if the answer makes no sense."""
+        match record:
+            case protocol.Cookie(self.nonce, cookie) if not self.proven:
+                hello = self._hello
+                join = protocol.Join(VERSION, hello.username, hello.nonce, hello.public, cookie)
+                self._ask(join, now)
+            case protocol.Challenge(self.nonce) if not self.proven:
+                self._answer_untrusted(record, data, resume, now)
+            case protocol.Welcome(self.nonce, session, proof, sealed) if self.proven:
+                mine, keys = self.proven
+                if session == mine.session:
+                    return protocol.open_record_untrusted(
+                        protocol.Terms, keys.welcome, mine.proof, proof, sealed
+                    )
+        return None
+
+    def _answer_untrusted(
+        self, challenge: protocol.Challenge, data: bytes, resume: protocol.Resume, now: float
+    ) -> None:
+        if challenge.salt or challenge.iterations:
+            raise Failed(
+                f"the name {self._hello.username} is registered on this server, and this "
+                "client cannot log in: choose another name"
+            )
+        b_public = int.from_bytes(challenge.public, "big")
+        secret = protocol.client_secret_untrusted(
+            self._a, self._a_public, b_public, protocol.GUEST_SECRET
+        )
+        keys = protocol.derive_keys(secret, self.request, data)
+        proof, sealed = protocol.seal_record(keys.prove, keys.transcript, resume)
+        prove = protocol.Prove(self.nonce, challenge.session, proof, sealed)
+        self.proven = prove, keys
+        self._ask(prove, now)
+
+
+# ------------------------------------------------------------------------------------ the client
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A line of the room or of the inbox, to be shown."""
+
+    relayed: Relayed
+    is_history: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Words of the client or the server, to be shown."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A proven connection."""
+
+    id: bytes
+    keys: protocol.SessionKeys
+    blocks: protocol.RoomBlocks
+    channel: protocol.Channel
+    starts_at: int  # the first line of ours that it did not find delivered
+
+    @property
+    def delivered(self) -> int:
+        """Below which of our lines all are on the server's disk."""
+        return self.channel.writers[LogId.LINES].cursor
+
+
+class Client:
+    """One member, from the first HELLO to the acknowledged EX.
+
+    ``receive_untrusted`` and ``port_closed`` say what came from the socket; ``datagrams`` is what
+    is due now, and ``deadline`` when next; ``events`` collects what is to be shown.
+    """
+
+    def __init__(
+        self, username: str, server: str, timing: Timing, random_bytes: RandomBytes, now: float
+    ) -> None:
+        self.username = username
+        self.events: list[Heard | Told] = []
+        self.failure: str | None = None  # why the program has to end with status 1
+        self.has_left = False
+        self._server = server  # in words
+        self._timing = timing
+        self._random_bytes = random_bytes
+        self._instance = random_bytes(16)
+        self._log_id = b""
+        self._session: Session | None = None
+        self._history_end = 0
+        self._roster: list[str] = []
+        self._wants_roster = True  # it is shown once on joining
+        self._is_greeting = True  # the next roster is the one that begins a session
+
+        # Delivery: queue -> (at the agreed rate) outbox -> the server's cursor -> shown again
+        self._queue: deque[protocol.Message] = deque()
+        self._outbox = protocol.Log()
+        self._pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
+        self._bucket = protocol.Bucket(0, 0)
+        self._patience = inf
+        self._progress_at = now
+        self._exit: int | None = None  # the number of our EX
+
+        # Joining, and joining again
+        self._attempt: Attempt | None = Attempt(username, random_bytes, now)
+        self._trouble_since = now
+        self._closed_since = inf
+        self._hint_at = -inf
+        self._has_said_trouble = False
+
+    # -- what the person does
+
+    @property
+    def has_joined(self) -> bool:
+        return self._session is not None
+
+    def say(self, message: protocol.Message, now: float) -> None:
+        """Will be delivered, and in this order."""
+        self._queue.append(message)
+        self._progress_at = now
+
+    def leave(self, patience: float, now: float) -> None:
+        """Delivers what there is, then EX; gives up after ``patience`` seconds without any
+        progress."""
+        self._patience = patience
+        self._progress_at = now
+        if not self.has_joined:
+            self.has_left = True
+
+    @property
+    def is_leaving(self) -> bool:
+        return self._patience < inf
+
+    @property
+    def is_over(self) -> bool:
+        return self.has_left or self.failure is not None
+
+    # -- what comes in
+
+    def receive_untrusted(self, data: bytes, now: float) -> None:
+        """Takes in one datagram; what makes no sense is ignored."""
+        self._closed_since = inf
+        try:
+            if data[:1] == b"{":
+                self._handshake_untrusted(data, now)
+            else:
+                self._packet_untrusted(data, now)
+        except ProtocolError:
+            pass
+        except Failed as error:
+            self.failure = str(error)
+
+    def port_closed(self, now: float) -> None:
+        """The server's host says that nobody listens. Before the first joining that is believed
+        after a while; later the server may be starting again."""
+        self._closed_since = min(self._closed_since, now)
+        if self.has_joined:
+            self._doubt(now)
+
+    def _packet_untrusted(self, data: bytes, now: float) -> None:
+        session = self._session
+        if session is None or protocol.session_of_untrusted(data) != session.id:
+            return
+        if self._attempt and self._attempt.proven:
+            return  # the cursors that it has told the server must not move
+        packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
+        delivered = session.delivered
+        if session.channel.receive(packet, now):
+            self._attempt = None  # a sign of life: no reason to join again
+            self._end_trouble()
+        if session.delivered > delivered:
+            self._progress_at = now
+            self._outbox.drop(session.delivered)
+        for log, reader in session.channel.readers.items():
+            while reader.is_ready:
+                number, raw = reader.take()
+                with contextlib.suppress(protocol.BadMessage):
+                    self._read_untrusted(log, number, raw, now)
+
+    def _handshake_untrusted(self, data: bytes, now: float) -> None:
+        record = protocol.parse_handshake_untrusted(data)
+        match record:
+            case protocol.Gone(session):
+                if self._session and self._session.id == session:
+                    self._doubt(now)
+                elif self._attempt and self._attempt.is_for(session) and self._may_hint(now):
+                    self._attempt = self._new_attempt(now)
+            case protocol.Refused(nonce, code, text):
+                if self._attempt and self._attempt.nonce == nonce:
+                    self._refused(code, protocol.clean_text(text), now)
+            case _ if self._attempt:
+                if terms := self._attempt.receive_untrusted(record, data, self._resume(), now):
+                    self._welcomed(terms, self._attempt, now)
+
+    def _read_untrusted(self, log: LogId, number: int, raw: bytes, now: float) -> None:
+        relayed = protocol.parse_relayed_untrusted(raw)
+        is_own = fold(relayed.sender) == fold(self.username)
+        is_history = log is LogId.ROOM and number < self._history_end
+        match relayed.event:
+            case protocol.Declined(refused, words):
+                self._show_refusal(self._pending.pop(refused, None), words)
+            case protocol.Roster(more, names):
+                self._roster += names
+                if not more:
+                    self._show_roster()
+            case protocol.Closing():
+                self.events.append(Told("the server is shutting down: waiting for it to return"))
+            case protocol.Public() | protocol.Direct() as message:
+                if is_own and not is_history:
+                    self._settle(message)
+                self.events.append(Heard(relayed, is_history))
+            case protocol.Joined() | protocol.Exit():
+                if not is_own and not is_history:
+                    self.events.append(Heard(relayed, is_history))
+            case _:
+                assert_never(relayed.event)
+        self._progress_at = now
+
+    def _settle(self, message: protocol.Public | protocol.Direct) -> None:
+        """A line of ours has come back: it is where everybody sees it."""
+        as_line = protocol.format_message(message)
+        for number, pending in self._pending.items():
+            if fold(protocol.format_message(pending)) == fold(as_line):
+                del self._pending[number]
+                return
+
+    def _show_refusal(self, message: protocol.Message | None, words: str) -> None:
+        hint = ""
+        if isinstance(message, protocol.Direct):
+            hint = f". To say it to everyone: PM {protocol.format_message(message)}"
+        self.events.append(Told(f"not delivered: {words}{hint}"))
+
+    def _show_roster(self) -> None:
+        """A session begins with a roster, which also answers what was asked in an earlier one;
+        the others answer WHO after WHO."""
+        asked = [n for n, message in self._pending.items() if isinstance(message, protocol.Who)]
+        if self._is_greeting and self._session:
+            asked = [number for number in asked if number < self._session.starts_at]
+        else:
+            asked = asked[:1]
+        if asked or self._wants_roster:
+            self._tell(f"here: {', '.join(self._roster)}")
+        for number in asked:
+            del self._pending[number]
+        self._wants_roster = self._is_greeting = False
+        self._roster = []
+
+    # -- joining and joining again
+
+    def _resume(self) -> protocol.Resume:
+        room = inbox = 0
+        if self._session:
+            readers = self._session.channel.readers
+            room, inbox = readers[LogId.ROOM].cursor, readers[LogId.INBOX].cursor
+        return protocol.Resume(self._log_id, self._instance, room, inbox)
+
+    def _new_attempt(self, now: float) -> Attempt:
+        return Attempt(self.username, self._random_bytes, now)
+
+    def _may_hint(self, now: float) -> bool:
+        """Hints can be forged, so they count only now and then."""
+        if now < self._hint_at + self._timing.hint_pause:
+            return False
+        self._hint_at = now
+        return True
+
+    def _doubt(self, now: float) -> None:
+        """The session may be gone: handshakes beside it, unless that is being done."""
+        if self._attempt is None and self._may_hint(now):
+            self._attempt = self._new_attempt(now)
+            self._trouble_since = now
+
+    def _refused(self, code: str, words: str, now: float) -> None:
+        """Turned away. That ends the first joining; later it may pass, since nobody has proved
+        that it was the server who said so."""
+        if not self.has_joined:
+            self.failure = f"{words} ({self._server})"
+            return
+        self._say_trouble(f"not let in again ({words})")
+        self._attempt = self._new_attempt(now)
+        self._attempt.send_at = now + self._pause(now - self._trouble_since)
+
+    def _pause(self, trouble: float) -> float:
+        """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
+        of a short one is noticed soon and a long one costs little, with a quarter of jitter, so
+        that members do not come back all at once."""
+        pause = min(max(self._timing.first_timeout, trouble / 3), self._timing.max_pause)
+        return pause * (0.75 + self._random_bytes(1)[0] / 512)
+
+    def _welcomed(self, terms: protocol.Terms, attempt: Attempt, now: float) -> None:
+        resume = self._resume()
+        is_resumed = terms.known and terms.log_id == self._log_id and terms.room >= resume.room
+        if not is_resumed:  # the server knows nothing of what we have read, or had another file
+            self._history_end = terms.history_end
+            self._drop_numbered(terms)
+        elif terms.room > resume.room:
+            self._tell(f"{terms.room - resume.room} lines are missing here: they were pruned")
+        self._outbox.drop(terms.lines)
+        self._log_id = terms.log_id
+        self._roster = []
+        self._is_greeting = True
+        self._bucket = protocol.Bucket(terms.rate, terms.rate * protocol.BURST_SECONDS)
+        self._session = self._open_session(terms, attempt, now)
+        self._attempt = None
+        self._end_trouble()
+
+    def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
+        jitter = self._random_bytes(1)[0] / 256
+        channel = protocol.Channel(
+            self._timing,
+            now,
+            reads={LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0},
+            writes={LogId.LINES: terms.lines},
+            keepalive=self._timing.keepalive + jitter * self._timing.keepalive_jitter,
+        )
+        blocks = protocol.RoomBlocks(terms.room_key)
+        assert attempt.proven  # or there would be no WELCOME
+        prove, keys = attempt.proven
+        return Session(prove.session, keys, blocks, channel, terms.lines)
+
+    def _drop_numbered(self, terms: protocol.Terms) -> None:
+        """The server does not know this instance: to send again might say things twice."""
+        for message in self._pending.values():
+            self._tell(f"may not have arrived: {protocol.format_message(message)}")
+        self._pending.clear()
+        self._outbox = protocol.Log(terms.lines)
+        self._exit = None
+
+    def _say_trouble(self, words: str) -> None:
+        if not self._has_said_trouble:
+            self._tell(f"{words}: trying to reconnect")
+            self._has_said_trouble = True
+
+    def _end_trouble(self) -> None:
+        if self._has_said_trouble:
+            self._tell("connected again")
+            self._has_said_trouble = False
+
+    def _tell(self, words: str) -> None:
+        self.events.append(Told(words))
+
+    # -- what is due
+
+    def datagrams(self, now: float) -> list[bytes]:
+        """What is to be sent now."""
+        self._watch(now)
+        if self._session:
+            self._write(self._session, now)
+        out = []
+        if self._attempt and self._attempt.send_at <= now:
+            out.append(self._attempt.request)
+            self._attempt.send_at = now + self._pause(now - self._attempt.since)
+        if self._session and not (self._attempt and self._attempt.proven):
+            session = self._session
+            for packet in session.channel.packets(now, {LogId.LINES: self._outbox}):
+                out.append(
+                    protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
+                )
+        return out
+
+    def _watch(self, now: float) -> None:
+        """What time alone brings about."""
+        if self._session is None:
+            self._watch_joining(now)
+        elif self._attempt is None:
+            if now >= self._session.channel.heard_at + self._timing.client_silence:
+                self._attempt = self._new_attempt(now)
+                self._trouble_since = now
+                self._say_trouble("nothing heard from the server")
+        elif now >= self._trouble_since + self._timing.trouble:
+            self._say_trouble("the connection is lost")
+        attempt = self._attempt
+        if attempt and attempt.has_asked and now >= attempt.since + self._timing.attempt:
+            self._attempt = self._new_attempt(now)
+        if now >= self._progress_at + self._patience and not self.is_over:
+            self._give_up()
+
+    def _watch_joining(self, now: float) -> None:
+        if now >= self._closed_since + self._timing.closed_patience:
+            self.failure = f"nobody is listening on {self._server}: is chatserver.py running there?"
+        elif now >= self._trouble_since + self._timing.join_patience:
+            self.failure = (
+                f"no answer from {self._server}: is the address right, and does every "
+                "firewall on the way let UDP through?"
+            )
+
+    def _write(self, session: Session, now: float) -> None:
+        """Numbers what the rate allows; the last line is EX, once all others have come back."""
+        while self._queue and self._bucket.ready_at() <= now:
+            self._bucket.take(now)
+            message = self._queue.popleft()
+            number = self._outbox.append(protocol.format_message(message).encode())
+            self._pending[number] = message
+        if self.is_leaving and self._exit is None and not self._queue and not self._pending:
+            self._exit = self._outbox.append(protocol.format_message(protocol.Exit()).encode())
+        if self._exit is not None and session.delivered > self._exit:
+            self.has_left = True
+
+    def _give_up(self) -> None:
+        delivered = self._session.delivered if self._session else 0
+        late = [message for number, message in self._pending.items() if number >= delivered]
+        late += self._queue
+        for message in late:
+            self._tell(f"not delivered: {protocol.format_message(message)}")
+        if late:
+            lines = "1 line was" if len(late) == 1 else f"{len(late)} lines were"
+            self.failure = f"{lines} not delivered"
+        else:
+            self.has_left = True  # only the goodbye is not acknowledged
+
+    def deadline(self) -> float:
+        """When ``datagrams`` is to be called again if nothing happens before."""
+        times = [self._progress_at + self._patience]
+        if self._attempt:
+            times.append(self._attempt.send_at)
+            if not self._has_said_trouble:
+                times.append(self._trouble_since + self._timing.trouble)
+        if self._session is None:
+            times.append(self._closed_since + self._timing.closed_patience)
+            times.append(self._trouble_since + self._timing.join_patience)
+            return min(times)
+        if not self._attempt:
+            times.append(self._session.channel.heard_at + self._timing.client_silence)
+        if not (self._attempt and self._attempt.proven):
+            times.append(self._session.channel.deadline())
+        if self._queue:
+            times.append(self._bucket.ready_at())
+        return min(times)
+
+
+# ------------------------------------------------------------------------------------ the screen
+
+
+def describe(event: Heard | Told, username: str) -> str | None:
+    """An event as one line; None for what need not be shown."""
+    if isinstance(event, Told):
+        return f"* {event.words}"
+    relayed = event.relayed
+    time_ = time.strftime("[%H:%M]", time.localtime(relayed.unix))
+    is_own = fold(relayed.sender) == fold(username)
+    match relayed.event:
+        case protocol.Public(text):
+            line = f"{time_} {relayed.sender}: {text}"
+            if event.is_history:
+                return f"* earlier: {line}"
+            return None if is_own else line
+        case protocol.Direct(to, text):
+            is_for_us = fold(to) == fold(username)
+            return f"{time_} {relayed.sender} -> you: {text}" if is_for_us else None
+        case protocol.Joined():
+            return f"{time_} * {relayed.sender} joined"
+        case protocol.Exit(reason):
+            return f"{time_} * {relayed.sender} left" + (f" ({reason})" if reason else "")
+    return None
+
+
+class Screen:
+    """Where lines appear and where they are typed: a terminal, or a pipe."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self.is_closed = False  # nobody reads what we write
+        self._can_insert = self.is_terminal and os.environ.get("TERM") != "dumb"
+        encoding = None if self.is_terminal else "utf-8"
+        for stream in (sys.stdin, sys.stdout):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding=encoding, errors="replace")
+        if self.is_terminal and readline:
+            # The line being typed stays in one row: what is inserted above it finds it whole.
+            readline.parse_and_bind("set horizontal-scroll-mode on")
+
+    def show(self, line: str) -> None:
+        """Prints a line; on a terminal above the prompt, which stays as it is."""
+        try:
+            if self._can_insert:
+                columns = shutil.get_terminal_size().columns
+                sys.stdout.write("".join(map(_inserted, rows_of(line, columns))))
+            else:
+                sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.is_closed = True
+            # What is still buffered must not be written, and complained about, at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def ask(self, prompt: str) -> str | None:
+        """The next line that is typed, clean; None at the end of input."""
+        if self.is_terminal:
+            try:
+                return protocol.clean_text(input(prompt))
+            except EOFError:
+                print()
+                return None
+        raw = sys.stdin.buffer.readline()
+        return protocol.clean_text(raw.decode(errors="replace")) if raw else None
+
+
+def rows_of(line: str, columns: int) -> Iterator[str]:
+    """``line`` in pieces that each fit a row."""
+    row, width = "", 0
+    for character in line:
+        size = _columns_of(character)
+        if width + size > columns:
+            yield row
+            row, width = "", 0
+        row += character
+        width += size
+    yield row
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _inserted(row: str) -> str:
+    """Puts a row above the cursor's own: save the cursor, make room below (which scrolls at the
+    bottom), go up, insert a row and fill it, go back, and one down."""
+    return f"\0337\n\033[A\r\033[L{row}\0338\033[B"
+
+
+# ----------------------------------------------------------------------------------- the threads
+
+
+class Network(threading.Thread):
+    """Owns the socket. The lock is held for the client's own steps only."""
+
+    def __init__(self, client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
+        super().__init__(daemon=True)
+        self.has_begun = threading.Event()  # joined, or failed to
+        self._client = client
+        self._udp = udp
+        self._screen = screen
+        self._timing = timing
+        self._lock = threading.Lock()
+        self._wakeup, self._alarm = socket.socketpair()
+        self._is_main_reading = False
+
+    # -- for the main thread
+
+    def say(self, message: protocol.Message) -> None:
+        with self._lock:
+            self._client.say(message, time.monotonic())
+        self._alarm.send(b"!")
+
+    def leave(self, patience: float) -> None:
+        with self._lock:
+            self._client.leave(patience, time.monotonic())
+        self._alarm.send(b"!")
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """While the main thread reads: if all is over, it is interrupted."""
+        self._is_main_reading = True
+        try:
+            yield
+        finally:
+            self._is_main_reading = False
+
+    # -- its own
+
+    def run(self) -> None:
+        while not self._turn():
+            pass
+        self.has_begun.set()
+        if self._is_main_reading:
+            _interrupt_main()
+
+    def _turn(self) -> bool:
+        """Sends, shows and waits once; whether all is over."""
+        now = time.monotonic()
+        with self._lock:
+            if self._screen.is_closed and not self._client.is_leaving:
+                self._client.leave(self._timing.leave_patience, now)
+            out = self._client.datagrams(now)
+            events, self._client.events = self._client.events, []
+            is_over, has_joined = self._client.is_over, self._client.has_joined
+            deadline = self._client.deadline()
+        for data in out:
+            self._send(data)
+        for event in events:
+            if line := describe(event, self._client.username):
+                self._screen.show(line)
+        if has_joined:
+            self.has_begun.set()
+        if is_over:
+            return True
+        timeout = max(0.0, deadline - time.monotonic())
+        readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
+        if self._wakeup in readable:
+            self._wakeup.recv(4096)
+        if self._udp in readable:
+            self._receive()
+        return False
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._udp.send(data)
+        except ConnectionError:
+            self._note_closed_port()
+        except OSError:
+            pass  # no network, or a full queue: the same as a lost datagram
+
+    def _receive(self) -> None:
+        try:
+            data = self._udp.recv(protocol.MAX_DATAGRAM + 1)
+        except ConnectionError:
+            self._note_closed_port()
+        except OSError:
+            pass
+        else:
+            with self._lock:
+                self._client.receive_untrusted(data, time.monotonic())
+
+    def _note_closed_port(self) -> None:
+        with self._lock:
+            self._client.port_closed(time.monotonic())
+
+
+def _interrupt_main() -> None:
+    """Ends the main thread's wait for input."""
+    if hasattr(signal, "pthread_kill"):
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+
+
+def converse(screen: Screen, network: Network) -> None:
+    """Reads what is typed, until the person leaves."""
+    while (line := screen.ask("> ")) is not None:
+        line = line.strip()
+        if not line:
+            continue
+        try:
+            message = protocol.parse_message(line)
+        except protocol.BadMessage as error:
+            screen.show(f"* not sent: {error}. To say it to everyone: PM {line}")
+            continue
+        match _complete(message, screen):
+            case None:
+                pass
+            case protocol.Exit():
+                return
+            case protocol.Help():
+                for text in HELP:
+                    screen.show(f"* {text}")
+            case complete:
+                for piece in _pieces(complete):
+                    network.say(piece)
+
+
+def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | None:
+    """Asks for what a lone PM or DM leaves open. What is typed at a prompt is no command; an
+    empty answer, or the end of input, cancels: None."""
+    match message:
+        case protocol.Public(""):
+            text = _ask(screen, "Message: ")
+            return protocol.Public(text) if text else None
+        case protocol.Direct(to, ""):
+            to = to or _ask(screen, "Username: ")
+            try:
+                text = _ask(screen, f"Message for {protocol.check_username(to)}: ") if to else ""
+            except protocol.BadMessage as error:
+                screen.show(f"* not sent: {error}")
+                return None
+            return protocol.Direct(to, text) if text else None
+    return message
+
+
+def _ask(screen: Screen, prompt: str) -> str:
+    return (screen.ask(prompt) or "").strip()
+
+
+def _pieces(message: protocol.Message) -> list[protocol.Message]:
+    """The message in as many as its length needs."""
+    match message:
+        case protocol.Public(text):
+            return [protocol.Public(piece) for piece in protocol.split_text(text)]
+        case protocol.Direct(to, text):
+            return [protocol.Direct(to, piece) for piece in protocol.split_text(text)]
+    return [message]
+
+
+# ------------------------------------------------------------------------------------ the program
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong, and what to type instead, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {EXAMPLE}\n")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port number (1 to 65535, or 0 for any)"
+        )
+    return int(text)
+
+
+def _username(text: str) -> str:
+    try:
+        return protocol.check_username(text)
+    except protocol.BadMessage as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(prog="chatclient.py", description="Joins a chat room over UDP.")
+    add = parser.add_argument
+    add("ip", metavar="IP", help="the server's address: IPv4, IPv6 or a host name")
+    add("port", metavar="PORT", type=_port, help="this client's own UDP port (0: any free one)")
+    add("username", metavar="USERNAME", type=_username, help="the name to be known by")
+    add(
+        "--server-port",
+        metavar="N",
+        type=_port,
+        default=protocol.DEFAULT_PORT,
+        help="the server's UDP port (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.port == args.server_port:
+        parser.error(f"{args.port} is the server's own port: choose another for this client")
+    return args
+
+
+def open_socket(host: str, server_port: int, port: int) -> socket.socket:
+    """A UDP socket on the local ``port``, connected to the server: the kernel keeps strangers
+    away, and tells when the server's port is closed. Failed says why there is none."""
+    try:
+        found = socket.getaddrinfo(host, server_port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        raise Failed(f"there is no host called {protocol.clean_text(host)}") from None
+    # A name with both kinds of address: a server may well listen on IPv4 alone.
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        udp.bind(("", port))
+        udp.connect(address)
+        udp.setblocking(False)
+    except OSError as error:
+        udp.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Failed(
+                f"the local UDP port {port} is already in use: choose another PORT, or 0 for any"
+            ) from None
+        raise Failed(f"cannot use UDP port {port} to reach {host}: {error.strerror}") from None
+    return udp
+
+
+def _run(client: Client, udp: socket.socket, timing: Timing) -> None:
+    screen = Screen()
+    network = Network(client, udp, screen, timing)
+    network.start()
+    try:
+        network.has_begun.wait()
+        if not client.is_over:
+            with network.interrupting():
+                converse(screen, network)
+            patience = timing.leave_patience if screen.is_terminal else timing.deliver_patience
+            network.leave(patience)
+        network.join()
+    except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
+            network.leave(timing.leave_patience)
+            network.join()
+
+
+def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
+    """Runs the client; returns the exit status."""
+    args = _parse_arguments(argv)
+    server = f"{args.ip} port {args.server_port}"
+    try:
+        with open_socket(args.ip, args.server_port, args.port) as udp:
+            client = Client(args.username, server, timing, os.urandom, time.monotonic())
+            _run(client, udp, timing)
+            failure = client.failure
+    except Failed as error:
+        failure = str(error)
+    if failure:
+        print(f"chatclient.py: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
