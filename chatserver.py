@@ -39,42 +39,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, TypeAlias, assert_never
 
 import protocol
-from protocol import (
-    BURST_SECONDS,
-    TIMING,
-    Bucket,
-    Challenge,
-    Channel,
-    Closing,
-    Cookie,
-    Declined,
-    Direct,
-    Exit,
-    Gone,
-    Handshake,
-    Hello,
-    Help,
-    Join,
-    Joined,
-    Log,
-    LogId,
-    Message,
-    ProtocolError,
-    Prove,
-    Public,
-    Refusal,
-    Refused,
-    Relayed,
-    Resume,
-    RoomBlocks,
-    Roster,
-    SessionKeys,
-    Terms,
-    Timing,
-    Welcome,
-    Who,
-    fold,
-)
+from protocol import TIMING, Log, LogId, ProtocolError, Refusal, Timing, fold
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 RandomBytes: TypeAlias = Callable[[int], bytes]
@@ -111,6 +76,7 @@ class StoreError(Exception):
 class State(enum.Enum):
     """Where an instance of a client stands."""
 
+    NEW = "new"  # not in the room file yet
     PRESENT = "present"
     LEFT = "left"  # by its own EX; it does not come back
     WRITTEN_OUT = "written out"  # silent for too long; it may come back
@@ -124,7 +90,7 @@ class Member:
     name: str
     inbox: StoredLog
     lines: int = 0  # the server's cursor in the log that the client writes
-    state: State = State.PRESENT
+    state: State = State.NEW
     since: int = 0  # Unix seconds
     session: bytes = b""  # the latest, and where it was: whom to tell after a restart
     host: str = ""
@@ -147,8 +113,14 @@ class StoredLog(Log):
         self._tail = tail
         self._chunk = Log()  # of older lines, for members who lag behind
 
-    def stage(self, line: bytes) -> None:
+    @property
+    def next(self) -> int:
+        """The number that the next line to be staged will have."""
+        return self.end + len(self.staged)
+
+    def stage(self, line: bytes) -> int:
         self.staged.append(line)
+        return self.next - 1
 
     def publish(self) -> None:
         for line in self.staged:
@@ -266,7 +238,7 @@ class Store:
         )
         self._file.execute(
             "INSERT OR REPLACE INTO logs VALUES (?, ?, ?)",
-            (each.key, each.oldest, each.end + len(each.staged)),
+            (each.key, each.oldest, each.next),
         )
         self._file.execute(
             "DELETE FROM lines WHERE log = ? AND number < ?", (each.key, each.oldest)
@@ -277,10 +249,8 @@ class Store:
         gone = "SELECT key FROM instances WHERE state != ? AND since < ?"
         with self._transaction():
             for table, column in (("lines", "log"), ("logs", "log"), ("instances", "key")):
-                self._file.execute(
-                    f"DELETE FROM {table} WHERE {column} IN ({gone})",
-                    (State.PRESENT.value, before),
-                )
+                deletion = f"DELETE FROM {table} WHERE {column} IN ({gone})"
+                self._file.execute(deletion, (State.PRESENT.value, before))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -301,91 +271,91 @@ class Room:
     """Who is here, and what a line brings about. Its changes are staged until ``publish``."""
 
     def __init__(self, store: Store, history: int) -> None:
+        self.unix = 0  # the time that the lines of this turn show
         self.log = StoredLog(store, b"room", max(ROOM_TAIL, history))
         self.members = {fold(member.name): member for member in store.present()}
         self.changed: dict[bytes, Member] = {}
         public = (n for n, line in enumerate(self.log.lines, self.log.start) if b" PM " in line)
         self._public = deque(public, maxlen=history)  # the numbers of the newest public lines
 
-    def handle(self, member: Member, number: int, raw: bytes, unix: int) -> list[bytes]:
+    def handle(self, member: Member, number: int, raw: bytes) -> list[bytes]:
         """Takes line ``number`` from a member; returns what goes to its notices."""
         member.lines = number + 1
         self.changed[member.key] = member
         try:
-            return self._act(member, number, protocol.parse_line_untrusted(raw), unix)
+            return self._act(member, number, protocol.parse_line_untrusted(raw))
         except protocol.BadMessage as error:
-            self._decline(member, number, str(error), unix)
+            self._decline(member, number, str(error))
             return []
 
-    def _act(self, member: Member, number: int, message: Message, unix: int) -> list[bytes]:
+    def _act(self, member: Member, number: int, message: protocol.Message) -> list[bytes]:
         match message:
-            case Public():
-                self._public.append(self.log.end + len(self.log.staged))
-                self._announce(member, message, unix)
-            case Direct(to, text):
-                if (recipient := self.members.get(fold(to))) is None:
-                    self._decline(member, number, f"nobody here is called {to}", unix)
+            case protocol.Public():
+                self._public.append(self._announce(member, message))
+            case protocol.Direct(to, text):
+                recipient = self.members.get(fold(to))
+                if recipient:
+                    self._deliver(member, recipient, protocol.Direct(recipient.name, text))
                 else:
-                    self._deliver(member, recipient, Direct(recipient.name, text), unix)
-            case Exit():
-                self.leave(member, State.LEFT, "", unix)
-            case Who():
-                return self.roster(unix)
-            case Help():
+                    self._decline(member, number, f"nobody here is called {to}")
+            case protocol.Exit():
+                self.leave(member, State.LEFT, "")
+            case protocol.Who():
+                return self.roster()
+            case protocol.Help():
                 pass  # parse_line_untrusted refuses it
             case _:
                 assert_never(message)
         return []
 
-    def _announce(self, member: Member, event: Public | Joined | Exit, unix: int) -> None:
-        self.log.stage(protocol.format_relayed(Relayed(unix, member.name, event)))
+    def line(self, sender: str, event: protocol.Event) -> bytes:
+        return protocol.format_relayed(protocol.Relayed(self.unix, sender, event))
 
-    def _deliver(self, member: Member, recipient: Member, message: Direct, unix: int) -> None:
-        line = protocol.format_relayed(Relayed(unix, member.name, message))
+    def _announce(self, member: Member, event: protocol.Event) -> int:
+        return self.log.stage(self.line(member.name, event))
+
+    def _deliver(self, member: Member, recipient: Member, message: protocol.Direct) -> None:
         for owner in {member, recipient}:  # one line for somebody who writes to themselves
-            owner.inbox.stage(line)
+            owner.inbox.stage(self.line(member.name, message))
             self.changed[owner.key] = owner
 
-    def _decline(self, member: Member, number: int, words: str, unix: int) -> None:
-        event = Declined(number, words)
-        member.inbox.stage(protocol.format_relayed(Relayed(unix, protocol.SERVER, event)))
+    def _decline(self, member: Member, number: int, words: str) -> None:
+        member.inbox.stage(self.line(protocol.SERVER, protocol.Declined(number, words)))
 
-    def enter(self, member: Member, unix: int) -> None:
+    def enter(self, member: Member) -> None:
         """A new member, or one who comes back after having been written out."""
-        self._move(member, State.PRESENT, unix)
         self.members[fold(member.name)] = member
-        self._announce(member, Joined(), unix)
+        self._move(member, State.PRESENT, protocol.Joined())
         log.info("%s joined from %s port %d", member.name, member.host, member.port)
 
-    def leave(self, member: Member, state: State, reason: str, unix: int) -> None:
-        self._move(member, state, unix)
+    def leave(self, member: Member, state: State, reason: str) -> None:
         del self.members[fold(member.name)]
-        self._announce(member, Exit(reason), unix)
+        self._move(member, state, protocol.Exit(reason))
         log.info("%s left%s", member.name, f" ({reason})" if reason else "")
 
-    def _move(self, member: Member, state: State, unix: int) -> None:
-        member.state, member.since = state, unix
+    def _move(self, member: Member, state: State, event: protocol.Event) -> None:
+        member.state, member.since = state, self.unix
         self.changed[member.key] = member
+        self._announce(member, event)
 
-    def roster(self, unix: int) -> list[bytes]:
+    def roster(self) -> list[bytes]:
         """Who is here, in as many lines as it takes."""
-        names = sorted((member.name for member in self.members.values()), key=fold)
         groups: list[list[str]] = [[]]
         size = 0
-        for name in names:
+        for name in sorted((member.name for member in self.members.values()), key=fold):
             size += len(name) + 1
             if size > ROSTER_BYTES:
                 groups.append([])
                 size = len(name) + 1
             groups[-1].append(name)
         return [
-            protocol.format_relayed(Relayed(unix, protocol.SERVER, Roster(more, tuple(group))))
+            self.line(protocol.SERVER, protocol.Roster(more, tuple(group)))
             for more, group in zip(range(len(groups) - 1, -1, -1), groups)
         ]
 
     def history_start(self) -> int:
         """Where a newcomer begins to read: the newest public lines."""
-        return self._public[0] if self._public else self.log.end + len(self.log.staged)
+        return self._public[0] if self._public else self.log.next
 
     def staged(self) -> tuple[list[StoredLog], list[Member]]:
         """What the transaction of this turn has to hold."""
@@ -408,8 +378,9 @@ class Knock:
     """A JOIN that was answered with a challenge."""
 
     address: Address
-    join: Join
+    join: protocol.Join
     join_bytes: bytes
+    session: bytes
     challenge: bytes
     b: int
     b_public: int
@@ -421,79 +392,75 @@ class Door:
     known to be real, leaves a challenge for as long as a cookie is good."""
 
     def __init__(self, timing: Timing, random_bytes: RandomBytes) -> None:
-        self._timing = timing
+        self._life = timing.cookie_life
         self._random_bytes = random_bytes
         self._secret = random_bytes(32)
-        self._knocks: dict[bytes, Knock] = {}  # by session id, the oldest first
-        self._by_nonce: dict[tuple[Address, bytes], Knock] = {}
+        self._knocks: dict[tuple[Address, bytes], Knock] = {}  # by nonce too; the oldest first
 
-    def cookie(self, hello: Hello, address: Address, now: float) -> bytes:
+    def cookie(self, hello: protocol.Hello, address: Address, now: float) -> protocol.Cookie:
         """The answer to a HELLO, and to a JOIN whose cookie is not good."""
-        return protocol.format_handshake(
-            Cookie(hello.nonce, self._cookie(hello, address, int(now * 1000)))
-        )
+        return protocol.Cookie(hello.nonce, self._cookie(hello, address, int(now * 1000)))
 
-    def _cookie(self, hello: Hello, address: Address, issued: int) -> bytes:
+    def has_good_cookie(self, join: protocol.Join, address: Address, now: float) -> bool:
+        issued = int.from_bytes(join.cookie[:8], "big")
+        is_fresh = 0 <= now * 1000 - issued <= self._life * 1000
+        return is_fresh and hmac.compare_digest(join.cookie, self._cookie(join, address, issued))
+
+    def _cookie(self, hello: protocol.Hello, address: Address, issued: int) -> bytes:
         """When, 8 bytes of milliseconds, and a keyed hash of it and of what it is good for."""
         stamp = issued.to_bytes(8, "big")
         what = f"{address} {hello.username} ".encode() + hello.nonce + hello.public
         return stamp + hashlib.blake2b(stamp + what, key=self._secret, digest_size=16).digest()
 
-    def has_good_cookie(self, join: Join, address: Address, now: float) -> bool:
-        issued = int.from_bytes(join.cookie[:8], "big")
-        if not 0 <= now * 1000 - issued <= self._timing.cookie_life * 1000:
-            return False
-        return hmac.compare_digest(join.cookie, self._cookie(join, address, issued))
-
-    def repeated(self, join: Join, data: bytes, address: Address) -> bytes | None:
+    def repeated(self, join: protocol.Join, data: bytes, address: Address) -> bytes | None:
         """The challenge that this very JOIN was answered with."""
-        knock = self._by_nonce.get((address, join.nonce))
+        knock = self._knocks.get((address, join.nonce))
         return knock.challenge if knock and knock.join_bytes == data else None
 
-    def challenge(self, join: Join, data: bytes, address: Address, now: float) -> bytes:
+    def challenge(self, join: protocol.Join, data: bytes, address: Address, now: float) -> bytes:
         """The answer to a JOIN with a good cookie. Everybody is a guest here: the verifier is 1."""
         b = int.from_bytes(self._random_bytes(32), "big")
         b_public = protocol.server_public(b, protocol.GUEST_VERIFIER)
-        session = self._random_bytes(8)
         public = protocol.GROUP.pad(b_public)
-        reply = protocol.format_handshake(Challenge(join.nonce, session, public, b"", 0))
-        knock = Knock(address, join, data, reply, b, b_public, now + self._timing.cookie_life)
-        self._forget_old(now)
-        self._knocks[session] = self._by_nonce[address, join.nonce] = knock
+        session = self._random_bytes(8)
+        reply = protocol.format_handshake(
+            protocol.Challenge(join.nonce, session, public, salt=b"", iterations=0)
+        )
+        self._make_place(now)
+        self._knocks[address, join.nonce] = Knock(
+            address, join, data, session, reply, b, b_public, now + self._life
+        )
         return reply
 
-    def _forget_old(self, now: float) -> None:
-        while self._knocks:
-            session, knock = next(iter(self._knocks.items()))
+    def _make_place(self, now: float) -> None:
+        for place, knock in list(self._knocks.items()):
             if knock.expires > now and len(self._knocks) < PENDING_CHALLENGES:
                 return
-            self.use_up(session)
+            del self._knocks[place]
 
-    def knock(self, prove: Prove, address: Address, now: float) -> Knock | None:
+    def knock(self, prove: protocol.Prove, address: Address, now: float) -> Knock | None:
         """The knock that a PROVE from there may belong to."""
-        knock = self._knocks.get(prove.session)
-        if knock and knock.address == address and knock.expires > now:
-            return knock
-        return None
+        knock = self._knocks.get((address, prove.nonce))
+        is_good = knock and knock.session == prove.session and knock.expires > now
+        return knock if is_good else None
 
-    def use_up(self, session: bytes) -> None:
-        knock = self._knocks.pop(session)
-        self._by_nonce.pop((knock.address, knock.join.nonce), None)
+    def use_up(self, knock: Knock) -> None:
+        del self._knocks[knock.address, knock.join.nonce]
 
-    @staticmethod
-    def open_untrusted(knock: Knock, prove: Prove) -> tuple[SessionKeys, Resume]:
-        """The keys of the session and what PROVE says, or BadSeal or BadHandshake."""
-        secret = protocol.server_secret_untrusted(
-            int.from_bytes(knock.join.public, "big"),
-            knock.b,
-            knock.b_public,
-            protocol.GUEST_VERIFIER,
-        )
-        keys = protocol.derive_keys(secret, knock.join_bytes, knock.challenge)
-        resume = protocol.open_record_untrusted(
-            Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
-        )
-        return keys, resume
+
+def open_prove_untrusted(
+    knock: Knock, prove: protocol.Prove
+) -> tuple[protocol.SessionKeys, protocol.Resume]:
+    """The keys of the session and what PROVE says, or BadSeal or BadHandshake."""
+    a_public = int.from_bytes(knock.join.public, "big")
+    secret = protocol.server_secret_untrusted(
+        a_public, knock.b, knock.b_public, protocol.GUEST_VERIFIER
+    )
+    keys = protocol.derive_keys(secret, knock.join_bytes, knock.challenge)
+    resume = protocol.open_record_untrusted(
+        protocol.Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
+    )
+    return keys, resume
 
 
 # -------------------------------------------------------------------------------------- server
@@ -503,41 +470,34 @@ class Undecided(Exception):
     """Whether a name is still in use shows once its holder has had time to answer."""
 
 
-class Objection(Exception):
-    """Why somebody cannot come in, in words for them."""
-
-    def __init__(self, code: Refusal, words: str) -> None:
-        super().__init__(words)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Entrance:
-    """A PROVE whose proof fits: who wants to come in, and on what it is founded."""
-
-    knock: Knock
-    prove: Prove
-    data: bytes  # the datagram
-    keys: SessionKeys
-    resume: Resume
-
-
 @dataclass(slots=True, eq=False)
 class Session:
     """One proven connection of one member."""
 
     id: bytes
     address: Address
-    keys: SessionKeys
+    keys: protocol.SessionKeys
     member: Member
-    channel: Channel
-    bucket: Bucket
+    channel: protocol.Channel
+    bucket: protocol.Bucket
     prove: bytes  # the datagram that opened it, and its answer: both are repeated as they are
     welcome: bytes
     notices: Log = field(default_factory=Log)
     ends_at: float = inf  # set once the member has left
     probed_at: float = inf  # since when it is asked for a sign of life, its name being wanted
     tick: int = -1  # of its alarm
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether the member has written something that is still to be taken."""
+        reader = self.channel.readers[LogId.LINES]
+        return reader.is_ready and self.member.state is State.PRESENT
+
+    def wake_at(self, timing: Timing) -> float:
+        """When it is to be looked at if nothing happens before."""
+        silent_at = self.channel.heard_at + timing.server_silence
+        ready_at = self.bucket.ready_at() if self.has_lines else inf
+        return min(self.channel.deadline(), silent_at, self.ends_at, ready_at)
 
 
 class Alarms:
@@ -548,9 +508,9 @@ class Alarms:
         self._ticks: list[int] = []  # a heap
 
     def at_latest(self, session: Session, when: float) -> None:
-        """At ``when`` at the latest: an earlier alarm stays, since its session sets a new one."""
+        """An earlier alarm stays: the session, once looked at, sets its next one."""
         tick = ceil(when / TICK)
-        if session.tick in self._sessions and session.tick <= tick:
+        if 0 <= session.tick <= tick:
             return
         self.clear(session)
         session.tick = tick
@@ -560,8 +520,9 @@ class Alarms:
         self._sessions[tick].add(session)
 
     def clear(self, session: Session) -> None:
-        self._sessions.get(session.tick, set()).discard(session)
-        session.tick = -1
+        if session.tick >= 0:
+            self._sessions[session.tick].discard(session)
+            session.tick = -1
 
     def next(self) -> float:
         return self._ticks[0] * TICK if self._ticks else inf
@@ -598,42 +559,39 @@ class Server:
         self._store = store
         self._options = options
         self._timing = timing
-        self._random_bytes = random_bytes
-        self.room = Room(store, options.history)
+        self._room = Room(store, options.history)
         self._door = Door(timing, random_bytes)
         self._room_key = random_bytes(32)
-        self._blocks = RoomBlocks(self._room_key)
-        self.sessions: dict[bytes, Session] = {}
+        self._blocks = protocol.RoomBlocks(self._room_key)
+        self._sessions: dict[bytes, Session] = {}
         self._active: set[Session] = set()  # those that this turn has to look at
         self._alarms = Alarms()
-        self._waiting: deque[tuple[Join | Prove, bytes, Address]] = deque()
+        self._handshakes: deque[tuple[bytes, Address]] = deque()
         self._replies: list[tuple[bytes, Address]] = []
-        # Members from before a restart: told that their sessions are gone, and awaited.
-        self._awaited_until = now + timing.server_silence if self.room.members else inf
         self._forget_at = now
-        for member in self.room.members.values():
-            gone = protocol.format_handshake(Gone(member.session))
+        # Members from before a restart: told that their sessions are gone, and awaited.
+        self._awaited_until = now + timing.server_silence if self._room.members else inf
+        for member in self._room.members.values():
+            gone = protocol.format_handshake(protocol.Gone(member.session))
             self._replies.append((gone, (member.host, member.port)))
 
-    # -- from the socket
+    # -- the turn
 
     def receive_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Takes in one datagram; what is wrong with it concerns nobody else."""
-        try:
-            if data[:1] == b"{":
-                self._handshake_untrusted(data, address, now)
-            else:
+        if data[:1] != b"{":
+            try:
                 self._packet_untrusted(data, address, now)
-        except protocol.WrongVersion as error:
-            self._refuse(error.nonce, Refusal.VERSION, str(error), address, len(data))
-        except ProtocolError as error:
-            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+            except ProtocolError as error:
+                log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+        elif len(self._handshakes) < WAITING_HANDSHAKES:
+            self._handshakes.append((data, address))
 
     def _packet_untrusted(self, data: bytes, address: Address, now: float) -> None:
-        id_ = protocol.session_of_untrusted(data)
-        session = self.sessions.get(id_)
+        session_id = protocol.session_of_untrusted(data)
+        session = self._sessions.get(session_id)
         if session is None:
-            self._answer(Gone(id_), address, len(data))
+            self._answer(protocol.Gone(session_id), address, len(data))
             return
         packet = protocol.open_packet_untrusted(data, session.keys.client, self._blocks)
         session.channel.receive(packet, now)
@@ -641,63 +599,25 @@ class Server:
         session.notices.drop(session.channel.writers[LogId.NOTICES].cursor)
         self._active.add(session)
 
-    def _handshake_untrusted(self, data: bytes, address: Address, now: float) -> None:
-        """Answers at once what costs nothing; what costs a power waits for its turn."""
-        record = protocol.parse_handshake_untrusted(data)
-        if isinstance(record, Hello):
-            self._check_username(record, address, len(data))
-        match record:
-            case Join() if reply := self._door.repeated(record, data, address):
-                self._replies.append((reply, address))
-            case Prove() if (session := self.sessions.get(record.session)) is not None:
-                if (session.prove, session.address) == (data, address):
-                    self._replies.append((session.welcome, address))
-            case Join() if not self._door.has_good_cookie(record, address, now):
-                self._replies.append((self._door.cookie(record, address, now), address))
-            case Join() | Prove():
-                if len(self._waiting) < WAITING_HANDSHAKES:
-                    self._waiting.append((record, data, address))
-            case Hello():
-                self._replies.append((self._door.cookie(record, address, now), address))
-            case _:
-                raise protocol.BadPacket("a handshake packet that only a server sends")
-
-    def _check_username(self, hello: Hello, address: Address, room: int) -> None:
-        try:
-            protocol.check_username(hello.username)
-        except protocol.BadMessage as error:
-            self._refuse(hello.nonce, Refusal.USERNAME, str(error), address, room)
-            raise
-
-    def _answer(self, record: Handshake, address: Address, room: int) -> None:
+    def _answer(self, record: protocol.Handshake, address: Address, limit: int) -> None:
         """Answers an address that may be forged: never with more bytes than came from it."""
         reply = protocol.format_handshake(record)
-        if len(reply) <= room:
+        if len(reply) <= limit:
             self._replies.append((reply, address))
-
-    def _refuse(self, nonce: bytes, code: Refusal, words: str, address: Address, room: int) -> None:
-        log.info("refused %s port %d: %s", *address[:2], words)
-        self._answer(Refused(nonce, code.value, words), address, room)
-
-    # -- the turn
 
     def handle(self, now: float, unix: int) -> None:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
-        for _ in range(min(HANDSHAKES_PER_TURN, len(self._waiting))):
-            record, data, address = self._waiting.popleft()
-            try:
-                self._shake_hands_untrusted(record, data, address, now, unix)
-            except ProtocolError as error:
-                log.info("refused %s port %d: %s", *address[:2], error)
+        self._room.unix = unix
+        powers = HANDSHAKES_PER_TURN
+        while self._handshakes and powers:
+            powers -= self._shake_hands_untrusted(*self._handshakes.popleft(), now)
         self._active |= self._alarms.due(now)
-        self._take_lines(now, unix)
+        self._take_lines(now)
         for session in list(self._active):
-            self._end_if_over(session, now, unix)
+            self._end_if_over(session, now)
         if now >= self._awaited_until:
             self._awaited_until = inf
-            for member in list(self.room.members.values()):
-                if member.session not in self.sessions:
-                    self.room.leave(member, State.WRITTEN_OUT, "timed out", unix)
+            self._write_out_awaited()
         if now >= self._forget_at:
             self._forget_at = now + FORGET_EVERY
             try:
@@ -705,247 +625,241 @@ class Server:
             except StoreError as error:
                 log.warning("%s: old instances stay in it for now", error)
 
-    def _take_lines(self, now: float, unix: int) -> None:
+    def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
-        queue = deque(session for session in self._active if self._may_write(session, now))
+        queue = deque(self._active)
         for _ in range(LINES_PER_TURN):
+            while queue and not (queue[0].has_lines and queue[0].bucket.ready_at() <= now):
+                queue.popleft()
             if not queue:
                 return
             session = queue.popleft()
-            number, raw = session.channel.readers[LogId.LINES].take()
             session.bucket.take(now)
-            for notice in self.room.handle(session.member, number, raw, unix):
+            number, raw = session.channel.readers[LogId.LINES].take()
+            for notice in self._room.handle(session.member, number, raw):
                 session.notices.append(notice)
             if session.member.state is not State.PRESENT:
                 session.ends_at = now + self._timing.linger
-            if self._may_write(session, now):
-                queue.append(session)
+            queue.append(session)
 
-    def _may_write(self, session: Session, now: float) -> bool:
-        return self._has_lines(session) and session.bucket.ready_at() <= now
-
-    def _has_lines(self, session: Session) -> bool:
-        reader = session.channel.readers[LogId.LINES]
-        return reader.is_ready and session.member.state is State.PRESENT
-
-    def _end_if_over(self, session: Session, now: float, unix: int) -> None:
-        if now >= session.channel.heard_at + self._timing.server_silence:
-            self._end(session)
-            if session.member.state is State.PRESENT:
-                self.room.leave(session.member, State.WRITTEN_OUT, "timed out", unix)
-        elif now >= session.ends_at:
+    def _end_if_over(self, session: Session, now: float) -> None:
+        is_silent = now >= session.channel.heard_at + self._timing.server_silence
+        if is_silent and session.member.state is State.PRESENT:
+            self._room.leave(session.member, State.WRITTEN_OUT, "timed out")
+        if is_silent or now >= session.ends_at:
             self._end(session)
 
     def _end(self, session: Session) -> None:
-        del self.sessions[session.id]
+        del self._sessions[session.id]
         self._active.discard(session)
         self._alarms.clear(session)
 
-    def close(self) -> None:
-        """Tells every member that the server is shutting down."""
-        line = protocol.format_relayed(Relayed(0, protocol.SERVER, Closing()))
-        for session in self.sessions.values():
-            session.notices.append(line)
-            self._active.add(session)
-
-    def has_told_all(self) -> bool:
-        """Whether every member has read its notices."""
-        return all(
-            session.channel.writers[LogId.NOTICES].cursor == session.notices.end
-            for session in self.sessions.values()
-        )
+    def _write_out_awaited(self) -> None:
+        for member in list(self._room.members.values()):
+            if member.session not in self._sessions:
+                self._room.leave(member, State.WRITTEN_OUT, "timed out")
 
     def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
-        logs, members = self.room.staged()
+        logs, members = self._room.staged()
         if not members:
             return
         self._store.commit(logs, members)
-        if self.room.log.staged:
-            self._active.update(self.sessions.values())
+        if self._room.log.staged:
+            self._active.update(self._sessions.values())
         for member in members:
-            if session := self.sessions.get(member.session):
+            if session := self._sessions.get(member.session):
                 self._active.add(session)
-        self.room.publish()
+        self._room.publish()
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now: replies of the handshake, then what sessions have to say."""
         out, self._replies = self._replies, []
         for session in self._active:
             logs = {
-                LogId.ROOM: self.room.log,
+                LogId.ROOM: self._room.log,
                 LogId.INBOX: session.member.inbox,
                 LogId.NOTICES: session.notices,
             }
             for packet in session.channel.packets(now, logs):
                 data = protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
                 out.append((data, session.address))
-            self._alarms.at_latest(session, max(now, self._wake_at(session)))
+            self._alarms.at_latest(session, max(now, session.wake_at(self._timing)))
         self._active.clear()
         return out
 
-    def _wake_at(self, session: Session) -> float:
-        return min(
-            session.channel.deadline(),
-            session.channel.heard_at + self._timing.server_silence,
-            session.ends_at,
-            session.bucket.ready_at() if self._has_lines(session) else inf,
-        )
-
     def deadline(self) -> float:
         """When the next turn is due if nothing comes in."""
-        if self._waiting or self._replies:
+        if self._handshakes or self._replies:
             return -inf
         return min(self._alarms.next(), self._awaited_until, self._forget_at)
 
+    def close(self) -> None:
+        """Tells every member that the server is shutting down."""
+        for session in self._sessions.values():
+            session.notices.append(self._room.line(protocol.SERVER, protocol.Closing()))
+            self._active.add(session)
+
+    def has_told_all(self) -> bool:
+        """Whether every member has read its notices."""
+        sessions = self._sessions.values()
+        return all(s.channel.writers[LogId.NOTICES].cursor == s.notices.end for s in sessions)
+
     # -- joining
 
-    def _shake_hands_untrusted(
-        self, record: Join | Prove, data: bytes, address: Address, now: float, unix: int
-    ) -> None:
-        if isinstance(record, Join):
-            reply = self._door.repeated(record, data, address)
-            if reply is None:
-                reply = self._door.challenge(record, data, address, now)
-            self._replies.append((reply, address))
-            return
-        knock = self._door.knock(record, address, now)
-        if knock is None:
-            if record.session not in self.sessions:
-                self._answer(Gone(record.session), address, len(data))
-            return
+    def _shake_hands_untrusted(self, data: bytes, address: Address, now: float) -> bool:
+        """Answers a handshake packet; whether that took a power, and so milliseconds."""
         try:
-            keys, resume = self._door.open_untrusted(knock, record)
-        except ProtocolError:
-            self._door.use_up(record.session)
-            raise
-        self._admit_or_refuse(Entrance(knock, record, data, keys, resume), now, unix)
+            record = protocol.parse_handshake_untrusted(data)
+            match record:
+                case protocol.Join():
+                    return self._join(record, data, address, now)
+                case protocol.Hello():
+                    self._answer(self._door.cookie(record, address, now), address, len(data))
+                case protocol.Prove():
+                    return self._prove_untrusted(record, data, address, now)
+                case _:
+                    raise protocol.BadPacket("a handshake packet that only a server sends")
+        except protocol.Objection as error:
+            log.info("refused %s port %d: %s", *address[:2], error)
+            refusal = protocol.Refused(error.nonce, error.code.value, str(error))
+            self._answer(refusal, address, len(data))
+        except ProtocolError as error:
+            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+        return False
 
-    def _admit_or_refuse(self, entrance: Entrance, now: float, unix: int) -> None:
-        knock, prove = entrance.knock, entrance.prove
-        known = self._find(knock.join.username, entrance.resume)
-        try:
-            self._check_entrance(knock, known, now, unix)
-        except Undecided:
-            return  # the client repeats its PROVE
-        except Objection as error:
-            self._refuse(prove.nonce, error.code, str(error), knock.address, protocol.MAX_DATAGRAM)
+    def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> bool:
+        if challenge := self._door.repeated(join, data, address):
+            self._replies.append((challenge, address))
+        elif not self._door.has_good_cookie(join, address, now):
+            self._answer(self._door.cookie(join, address, now), address, len(data))
         else:
-            self._admit(entrance, known, now, unix)
-        self._door.use_up(prove.session)
+            self._replies.append((self._door.challenge(join, data, address, now), address))
+            return True
+        return False
 
-    def _find(self, name: str, resume: Resume) -> Member | None:
-        """The instance, if it is remembered; one that is present is so under its name."""
+    def _prove_untrusted(
+        self, prove: protocol.Prove, data: bytes, address: Address, now: float
+    ) -> bool:
+        if session := self._sessions.get(prove.session):
+            if (session.prove, session.address) == (data, address):
+                self._replies.append((session.welcome, address))
+            return False
+        if (knock := self._door.knock(prove, address, now)) is None:
+            self._answer(protocol.Gone(prove.session), address, len(data))
+            return False
+        try:
+            keys, resume = open_prove_untrusted(knock, prove)
+            member = self._admit(knock, resume, now)
+        except Undecided:
+            return True  # the client repeats its PROVE
+        except ProtocolError:
+            self._door.use_up(knock)
+            raise
+        self._door.use_up(knock)
+        self._open_session(member, knock, prove, data, keys, resume, now)
+        return True
+
+    def _admit(self, knock: Knock, resume: protocol.Resume, now: float) -> Member:
+        """The member that this instance is or becomes; it has not entered yet. Raises Objection
+        or Undecided."""
+        nonce, name = knock.join.nonce, knock.join.username
         key = hashlib.sha256(resume.instance).digest()
-        here = self.room.members.get(fold(name))
-        return here if here and here.key == key else self._store.member(key)
-
-    def _check_entrance(self, knock: Knock, known: Member | None, now: float, unix: int) -> None:
-        """Returns if this instance can come in, or raises Objection or Undecided."""
-        name = fold(knock.join.username)
-        holder = self.room.members.get(name)
-        if known and fold(known.name) != name:
-            raise Objection(Refusal.USERNAME, f"this client joined as {known.name}")
-        if known and (known is holder or known.state is State.LEFT):
-            return
+        holder = self._room.members.get(fold(name))
+        if holder and holder.key == key:
+            return holder
+        known = self._store.member(key)
+        if known and fold(known.name) != fold(name):
+            words = f"this client joined as {known.name}"
+            raise protocol.Objection(nonce, Refusal.USERNAME, words)
+        if known and known.state is State.LEFT:
+            return known
         if holder:
-            self._dispute(holder, knock.address, now)
-            self.room.leave(holder, State.WRITTEN_OUT, "replaced", unix)
-        if len(self.room.members) >= self._options.max_users:
-            raise Objection(Refusal.FULL, f"the room is full ({self._options.max_users} members)")
+            if not self._is_deserted(holder, knock.address, now):
+                words = f"the name {holder.name} is in use"
+                raise protocol.Objection(nonce, Refusal.IN_USE, words)
+            self._room.leave(holder, State.WRITTEN_OUT, "replaced")
+        if len(self._room.members) >= self._options.max_users:
+            words = f"the room is full ({self._options.max_users} members)"
+            raise protocol.Objection(nonce, Refusal.FULL, words)
+        return known or Member(key, name, StoredLog(self._store, key, INBOX_TAIL))
 
-    def _dispute(self, holder: Member, address: Address, now: float) -> None:
-        """Somebody else has the name. If that was the same socket address, then its program is
-        gone, unless it still answers: a client that crashed can come back under its name."""
-        in_use = Objection(Refusal.IN_USE, f"the name {holder.name} is in use")
+    def _is_deserted(self, holder: Member, address: Address, now: float) -> bool:
+        """Whether the holder of a name that somebody at ``address`` wants is gone: if that was its
+        own socket address, its program has ended, unless it still answers. So a client that
+        crashed can come back under its name. Raises Undecided until that is known."""
         if (holder.host, holder.port) != address[:2]:
-            raise in_use
-        if session := self.sessions.get(holder.session):
-            if session.probed_at == inf:
-                session.probed_at = now
-                session.channel.ask(now)
-                self._active.add(session)
-            if session.channel.heard_at > session.probed_at:
-                session.probed_at = inf
-                raise in_use
-            if now < session.probed_at + self._timing.probe:
-                raise Undecided
-            self._end(session)
-
-    def _admit(self, entrance: Entrance, known: Member | None, now: float, unix: int) -> None:
-        knock, prove = entrance.knock, entrance.prove
-        member = known or self._new_member(knock.join.username, entrance.resume)
-        if old := self.sessions.get(member.session):
-            self._end(old)
-        member.session, (member.host, member.port) = prove.session, knock.address[:2]
-        self.room.changed[member.key] = member
-        terms = self._terms(member, entrance.resume, known is not None)
-        if member.state not in (State.PRESENT, State.LEFT):
-            self.room.enter(member, unix)
-        proof, sealed = protocol.seal_record(entrance.keys.welcome, prove.proof, terms)
-        welcome = protocol.format_handshake(Welcome(prove.nonce, prove.session, proof, sealed))
-        self._replies.append((welcome, knock.address))
-        self._open_session(entrance, member, terms, welcome, now, unix)
-
-    def _new_member(self, name: str, resume: Resume) -> Member:
-        key = hashlib.sha256(resume.instance).digest()
-        inbox = StoredLog(self._store, key, INBOX_TAIL)
-        return Member(key, name, inbox, state=State.WRITTEN_OUT)  # until it has entered
-
-    def _terms(self, member: Member, resume: Resume, is_known: bool) -> Terms:
-        """Where the session starts. Cursors of another log, or beyond this one's end (an older
-        copy of the file), are void: their owner begins like a newcomer."""
-        end = self.room.log.end + len(self.room.log.staged)
-        is_valid = is_known and resume.log_id == self._store.log_id and resume.room <= end
-        room = resume.room if is_valid else self.room.history_start()
-        inbox = resume.inbox if is_valid and resume.inbox <= member.inbox.end else 0
-        return Terms(
-            log_id=self._store.log_id,
-            known=is_known,
-            lines=member.lines,
-            room=max(room, self.room.log.oldest),
-            inbox=max(inbox, member.inbox.oldest),
-            room_start=self.room.log.oldest,
-            inbox_start=member.inbox.oldest,
-            history_end=room if is_valid else end,
-            room_key=self._room_key,
-            rate=self._options.rate,
-        )
+            return False
+        session = self._sessions.get(holder.session)
+        if session is None:
+            return True
+        if session.probed_at == inf:
+            session.probed_at = now
+            session.channel.ask(now)
+            self._active.add(session)
+        if session.channel.heard_at > session.probed_at:
+            session.probed_at = inf
+            return False
+        if now < session.probed_at + self._timing.probe:
+            raise Undecided
+        self._end(session)
+        return True
 
     def _open_session(
         self,
-        entrance: Entrance,
         member: Member,
-        terms: Terms,
-        welcome: bytes,
+        knock: Knock,
+        prove: protocol.Prove,
+        data: bytes,
+        keys: protocol.SessionKeys,
+        resume: protocol.Resume,
         now: float,
-        unix: int,
     ) -> None:
-        channel = Channel(
-            self._timing,
-            now,
-            reads={LogId.LINES: terms.lines},
-            writes={LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0},
+        if old := self._sessions.get(member.session):
+            self._end(old)
+        terms = self._terms(member, resume)
+        member.session, (member.host, member.port) = prove.session, knock.address[:2]
+        self._room.changed[member.key] = member
+        if member.state in (State.NEW, State.WRITTEN_OUT):
+            self._room.enter(member)
+        proof, sealed = protocol.seal_record(keys.welcome, prove.proof, terms)
+        welcome = protocol.format_handshake(
+            protocol.Welcome(prove.nonce, prove.session, proof, sealed)
         )
-        rate = self._options.rate
-        bucket = Bucket(rate * RATE_MARGIN, rate * BURST_SECONDS * BURST_MARGIN)
-        knock = entrance.knock
+        writes = {LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0}
+        channel = protocol.Channel(self._timing, now, {LogId.LINES: terms.lines}, writes)
+        burst = terms.rate * protocol.BURST_SECONDS * BURST_MARGIN
+        bucket = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
         session = Session(
-            member.session,
-            knock.address,
-            entrance.keys,
-            member,
-            channel,
-            bucket,
-            entrance.data,
-            welcome,
+            prove.session, knock.address, keys, member, channel, bucket, data, welcome
         )
         if member.state is State.LEFT:  # it only wants to know that its last lines have arrived
             session.ends_at = now + self._timing.linger
-        for line in self.room.roster(unix):
+        for line in self._room.roster():
             session.notices.append(line)
-        self.sessions[session.id] = session
+        self._sessions[session.id] = session
         self._active.add(session)
+        self._replies.append((welcome, knock.address))
+
+    def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:
+        """Where the session starts. Cursors of another log, or beyond this one's end (an older
+        copy of the file), are void: their owner begins like a newcomer."""
+        room, inbox = self._room.log, member.inbox
+        is_known = member.state is not State.NEW
+        is_valid = is_known and resume.log_id == self._store.log_id
+        is_valid = is_valid and resume.room <= room.next and resume.inbox <= inbox.next
+        return protocol.Terms(
+            log_id=self._store.log_id,
+            known=is_known,
+            lines=member.lines,
+            room=max(resume.room if is_valid else self._room.history_start(), room.oldest),
+            inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
+            room_start=room.oldest,
+            inbox_start=inbox.oldest,
+            history_end=0 if is_valid else room.next,
+            room_key=self._room_key,
+            rate=self._options.rate,
+        )
 
 
 # ------------------------------------------------------------------------------------ the loop

@@ -200,14 +200,6 @@ class BadHandshake(ProtocolError):
     """A public value with which SRP would be unsafe."""
 
 
-class WrongVersion(ProtocolError):
-    """A HELLO or JOIN of another version; ``nonce`` is for the refusal."""
-
-    def __init__(self, nonce: bytes) -> None:
-        super().__init__(f"this server speaks version {VERSION} of the protocol")
-        self.nonce = nonce
-
-
 class Refusal(enum.Enum):
     """The codes of REFUSED."""
 
@@ -216,6 +208,15 @@ class Refusal(enum.Enum):
     IN_USE = "in-use"
     FULL = "full"
     PROOF = "proof"
+
+
+class Objection(ProtocolError):
+    """Why somebody cannot come in: what REFUSED says in answer to the packet with ``nonce``."""
+
+    def __init__(self, nonce: bytes, code: Refusal, words: str) -> None:
+        super().__init__(words)
+        self.nonce = nonce
+        self.code = code
 
 
 # ------------------------------------------------------------------------- names, texts, lines
@@ -567,17 +568,23 @@ def format_handshake(record: Handshake) -> bytes:
 
 
 def parse_handshake_untrusted(data: bytes) -> Handshake:
-    """One handshake packet, its fields of the right type and length.
-
-    Raises WrongVersion or BadPacket.
-    """
+    """One handshake packet, its fields of the right type and length. Raises BadPacket, or
+    Objection for a HELLO or JOIN of another version or with a bad username."""
     value = _parse_json_untrusted(data)
     name = value.get("type")
     if name not in _TYPES or not isinstance(name, str):
         raise BadPacket("an unknown type of handshake packet")
     if name in ("HELLO", "JOIN") and value.get("version") != VERSION:
-        raise WrongVersion(_field_untrusted("nonce", "bytes", value))
-    return _record_untrusted(_TYPES[name], value)
+        nonce = _field_untrusted("nonce", "bytes", value)
+        words = f"this server speaks version {VERSION} of the protocol"
+        raise Objection(nonce, Refusal.VERSION, words)
+    record = _record_untrusted(_TYPES[name], value)
+    if isinstance(record, Hello):
+        try:
+            check_username(record.username)
+        except BadMessage as error:
+            raise Objection(record.nonce, Refusal.USERNAME, str(error)) from None
+    return record
 
 
 def _format_record(record: Handshake | Resume | Terms, **more: str) -> bytes:
