@@ -373,7 +373,7 @@ class Client:
         if not self.has_joined:
             self.failure = f"{words} ({self._server})"
             return
-        self._say_trouble(f"not let in again ({words})")
+        self._say_trouble(f"not let in again ({words}): still trying")
         self._attempt = self._new_attempt(now)
         self._attempt.send_at = now + self._pause(now - self._trouble_since)
 
@@ -387,7 +387,8 @@ class Client:
     def _welcomed(self, terms: protocol.Terms, attempt: Attempt, now: float) -> None:
         resume = self._resume()
         is_resumed = terms.known and terms.log_id == self._log_id and terms.room >= resume.room
-        if not is_resumed:  # the server knows nothing of what we have read, or had another file
+        if not is_resumed or not self._outbox.start <= terms.lines <= self._outbox.end:
+            # The server knows nothing of what we have read and written, or had another file.
             self._history_end = terms.history_end
             self._drop_numbered(terms)
         elif terms.room > resume.room:
@@ -425,12 +426,12 @@ class Client:
 
     def _say_trouble(self, words: str) -> None:
         if not self._has_said_trouble:
-            self._tell(f"{words}: trying to reconnect")
+            self._tell(words)
             self._has_said_trouble = True
 
     def _end_trouble(self) -> None:
         if self._has_said_trouble:
-            self._tell("connected again")
+            self._tell("connected")
             self._has_said_trouble = False
 
     def _tell(self, words: str) -> None:
@@ -463,9 +464,9 @@ class Client:
             if now >= self._session.channel.heard_at + self._timing.client_silence:
                 self._attempt = self._new_attempt(now)
                 self._trouble_since = now
-                self._say_trouble("nothing heard from the server")
+                self._say_trouble("nothing heard from the server: reconnecting")
         elif now >= self._trouble_since + self._timing.trouble:
-            self._say_trouble("the connection is lost")
+            self._say_trouble("the connection is lost: reconnecting")
         attempt = self._attempt
         if attempt and attempt.has_asked and now >= attempt.since + self._timing.attempt:
             self._attempt = self._new_attempt(now)
@@ -480,6 +481,8 @@ class Client:
                 f"no answer from {self._server}: is the address right, and does every "
                 "firewall on the way let UDP through?"
             )
+        elif now >= self._trouble_since + self._timing.trouble:
+            self._say_trouble(f"no answer from {self._server} yet: still trying")
 
     def _write(self, session: Session, now: float) -> None:
         """Numbers what the rate allows; the last line is EX, once all others have come back."""
@@ -493,10 +496,14 @@ class Client:
         if self._exit is not None and session.delivered > self._exit:
             self.has_left = True
 
-    def _give_up(self) -> None:
+    def undelivered(self) -> list[protocol.Message]:
+        """What was said and is not known to be on the server's disk, in order."""
         delivered = self._session.delivered if self._session else 0
-        late = [message for number, message in self._pending.items() if number >= delivered]
-        late += self._queue
+        numbered = [message for number, message in self._pending.items() if number >= delivered]
+        return numbered + list(self._queue)
+
+    def _give_up(self) -> None:
+        late = self.undelivered()
         for message in late:
             self._tell(f"not delivered: {protocol.format_message(message)}")
         if late:

@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, inf
+from math import floor, inf
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeAlias, assert_never
 
@@ -315,7 +315,10 @@ class Room:
         return self.log.stage(self.line(member.name, event))
 
     def _deliver(self, member: Member, recipient: Member, message: protocol.Direct) -> None:
-        for owner in {member, recipient}:  # one line for somebody who writes to themselves
+        for owner in {
+            member.key: member,
+            recipient.key: recipient,
+        }.values():  # one line for somebody who writes to themselves
             owner.inbox.stage(self.line(member.name, message))
             self.changed[owner.key] = owner
 
@@ -504,35 +507,35 @@ class Alarms:
     """Which session wants to be looked at when, on a coarse tick."""
 
     def __init__(self) -> None:
-        self._sessions: dict[int, set[Session]] = {}
+        self._sessions: dict[int, dict[bytes, Session]] = {}
         self._ticks: list[int] = []  # a heap
 
     def at_latest(self, session: Session, when: float) -> None:
         """An earlier alarm stays: the session, once looked at, sets its next one."""
-        tick = ceil(when / TICK)
+        tick = floor(when / TICK) + 1  # the first after it
         if 0 <= session.tick <= tick:
             return
         self.clear(session)
         session.tick = tick
         if tick not in self._sessions:
-            self._sessions[tick] = set()
+            self._sessions[tick] = {}
             heapq.heappush(self._ticks, tick)
-        self._sessions[tick].add(session)
+        self._sessions[tick][session.id] = session
 
     def clear(self, session: Session) -> None:
         if session.tick >= 0:
-            self._sessions[session.tick].discard(session)
+            del self._sessions[session.tick][session.id]
             session.tick = -1
 
     def next(self) -> float:
         return self._ticks[0] * TICK if self._ticks else inf
 
-    def due(self, now: float) -> set[Session]:
-        """The sessions whose alarm goes off; each once."""
-        sessions: set[Session] = set()
+    def due(self, now: float) -> dict[bytes, Session]:
+        """The sessions whose alarm goes off, by id."""
+        sessions: dict[bytes, Session] = {}
         while self.next() <= now:
             sessions |= self._sessions.pop(heapq.heappop(self._ticks))
-        for session in sessions:
+        for session in sessions.values():
             session.tick = -1
         return sessions
 
@@ -564,7 +567,7 @@ class Server:
         self._room_key = random_bytes(32)
         self._blocks = protocol.RoomBlocks(self._room_key)
         self._sessions: dict[bytes, Session] = {}
-        self._active: set[Session] = set()  # those that this turn has to look at
+        self._active: dict[bytes, Session] = {}  # those that this turn has to look at
         self._alarms = Alarms()
         self._handshakes: deque[tuple[bytes, Address]] = deque()
         self._replies: list[tuple[bytes, Address]] = []
@@ -597,7 +600,7 @@ class Server:
         session.channel.receive(packet, now)
         session.member.inbox.forget(session.channel.writers[LogId.INBOX].cursor)
         session.notices.drop(session.channel.writers[LogId.NOTICES].cursor)
-        self._active.add(session)
+        self._active[session.id] = session
 
     def _answer(self, record: protocol.Handshake, address: Address, limit: int) -> None:
         """Answers an address that may be forged: never with more bytes than came from it."""
@@ -613,7 +616,7 @@ class Server:
             powers -= self._shake_hands_untrusted(*self._handshakes.popleft(), now)
         self._active |= self._alarms.due(now)
         self._take_lines(now)
-        for session in list(self._active):
+        for session in list(self._active.values()):
             self._end_if_over(session, now)
         if now >= self._awaited_until:
             self._awaited_until = inf
@@ -627,7 +630,7 @@ class Server:
 
     def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
-        queue = deque(self._active)
+        queue = deque(self._active.values())
         for _ in range(LINES_PER_TURN):
             while queue and not (queue[0].has_lines and queue[0].bucket.ready_at() <= now):
                 queue.popleft()
@@ -651,7 +654,7 @@ class Server:
 
     def _end(self, session: Session) -> None:
         del self._sessions[session.id]
-        self._active.discard(session)
+        self._active.pop(session.id, None)
         self._alarms.clear(session)
 
     def _write_out_awaited(self) -> None:
@@ -666,16 +669,16 @@ class Server:
             return
         self._store.commit(logs, members)
         if self._room.log.staged:
-            self._active.update(self._sessions.values())
+            self._active.update(self._sessions)
         for member in members:
             if session := self._sessions.get(member.session):
-                self._active.add(session)
+                self._active[session.id] = session
         self._room.publish()
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now: replies of the handshake, then what sessions have to say."""
         out, self._replies = self._replies, []
-        for session in self._active:
+        for session in self._active.values():
             logs = {
                 LogId.ROOM: self._room.log,
                 LogId.INBOX: session.member.inbox,
@@ -698,7 +701,7 @@ class Server:
         """Tells every member that the server is shutting down."""
         for session in self._sessions.values():
             session.notices.append(self._room.line(protocol.SERVER, protocol.Closing()))
-            self._active.add(session)
+            self._active[session.id] = session
 
     def has_told_all(self) -> bool:
         """Whether every member has read its notices."""
@@ -796,8 +799,8 @@ class Server:
         if session.probed_at == inf:
             session.probed_at = now
             session.channel.ask(now)
-            self._active.add(session)
-        if session.channel.heard_at > session.probed_at:
+            self._active[session.id] = session
+        if session.channel.heard_at >= session.probed_at:
             session.probed_at = inf
             return False
         if now < session.probed_at + self._timing.probe:
@@ -838,7 +841,7 @@ class Server:
         for line in self._room.roster():
             session.notices.append(line)
         self._sessions[session.id] = session
-        self._active.add(session)
+        self._active[session.id] = session
         self._replies.append((welcome, knock.address))
 
     def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:

@@ -87,13 +87,15 @@ kept, history_end (lines of the room below it were written before you joined), r
 
 Session packets (big-endian)
 ============================
-    type 1 (=1) | session 8 | number 8 | echo 8 | flags 1 | cursors 3 x 4 | tag 16 | parts
+    type 1 (=1) | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4 | tag 16 | parts
     part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
 
-``number`` counts a sender's packets from 1, and no number is used twice; ``echo`` is the highest
-number it has received. Cursors: from the client room, inbox, notices; from the server lines, 0, 0.
-Flag 1 asks for an answer (keepalive). A packet without parts is a mere acknowledgement and is not
-answered unless it asks; only a timer makes an end ask.
+``number`` counts a sender's packets from 1, and no number is used twice. ``echo`` is the highest
+number it has received, and ``held`` says for how many milliseconds it has known it (65,535: longer
+than it can say), so that the other side can measure the network alone (RFC 9002 §5.3). Cursors:
+from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for an answer
+(keepalive). A packet without parts is a mere acknowledgement and is not answered unless it asks;
+only a timer makes an end ask.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
@@ -401,10 +403,7 @@ def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
     message = parse_message(_decode_untrusted(raw))
     match message:
-        case Public(text):
-            _check_text(text)
-        case Direct(to, text):
-            check_username(to)
+        case Public(text) | Direct(_, text):
             _check_text(text)
         case Help():
             raise BadMessage("HELP is the client's own affair")
@@ -439,7 +438,7 @@ def _parse_event(of_server: bool, word: str, rest: str) -> Event:
             return Public(rest)
         case False, "DM" if more:
             return Direct(check_username(first), more)
-        case False, "HI":
+        case False, "HI" if not rest:
             return Joined()
         case False, "EX":
             return Exit(rest)
@@ -447,7 +446,7 @@ def _parse_event(of_server: bool, word: str, rest: str) -> Event:
             return Declined(int(first), more)
         case True, "HERE" if re.fullmatch(r"\d{1,6}", first, re.ASCII):
             return Roster(int(first), tuple(check_username(name) for name in more.split()))
-        case True, "BYE":
+        case True, "BYE" if not rest:
             return Closing()
     raise BadMessage("a relayed line of an unknown kind")
 
@@ -558,8 +557,16 @@ _TYPES: Final[dict[str, type[Handshake]]] = {
     "GONE": Gone,
 }
 _TYPE_NAMES: Final = {kind: name for name, kind in _TYPES.items()}
-_LENGTHS: Final = {"nonce": 16, "public": 256, "session": 8, "proof": 32, "instance": 16}
-_MAX_CURSOR: Final = 2**32 - 1
+_LENGTHS: Final = {
+    "room_key": 32,
+    "nonce": 16,
+    "public": 256,
+    "session": 8,
+    "proof": 32,
+    "instance": 16,
+}
+# Half of what a packet can count: no session lasts for the other half.
+_MAX_CURSOR: Final = 2**31
 
 
 def format_handshake(record: Handshake) -> bytes:
@@ -572,7 +579,7 @@ def parse_handshake_untrusted(data: bytes) -> Handshake:
     Objection for a HELLO or JOIN of another version or with a bad username."""
     value = _parse_json_untrusted(data)
     name = value.get("type")
-    if name not in _TYPES or not isinstance(name, str):
+    if not isinstance(name, str) or name not in _TYPES:
         raise BadPacket("an unknown type of handshake packet")
     if name in ("HELLO", "JOIN") and value.get("version") != VERSION:
         nonce = _field_untrusted("nonce", "bytes", value)
@@ -621,7 +628,7 @@ def _field_untrusted(name: str, kind: str, value: Mapping[str, Any]) -> Any:
                 raw = bytes.fromhex(field)
             except ValueError:
                 raise BadPacket(f"{name} is not hexadecimal") from None
-            if len(raw) == _LENGTHS.get(name, len(raw)):
+            if raw.hex() == field and len(raw) == _LENGTHS.get(name, len(raw)):
                 return raw
     raise BadPacket(f"{name} is missing or of the wrong kind")
 
@@ -779,8 +786,9 @@ class LogId(enum.IntEnum):
 # hold. A client holds the room for itself alone; a server holds lines for every member.
 WINDOW_LINES: Final = {LogId.LINES: 64, LogId.ROOM: 512, LogId.INBOX: 64, LogId.NOTICES: 64}
 
-# type 1 | session 8 | number 8 | echo 8 | flags 1 | cursors 3 x 4
-_HEADER: Final = struct.Struct(">B8sQQB3I")
+# type 1 | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4
+_HEADER: Final = struct.Struct(">B8sQQHB3I")
+_MAX_HELD: Final = 65535
 _TAG_LENGTH: Final = 16
 # log 1 | first line's number 4 | length 2
 _PART_HEADER: Final = struct.Struct(">BIH")
@@ -817,6 +825,7 @@ class Packet:
 
     number: int
     echo: int
+    held: int  # milliseconds
     asks: bool
     cursors: tuple[int, ...]  # three
     parts: tuple[Part, ...]
@@ -850,7 +859,13 @@ class RoomBlocks:
 def seal_packet(packet: Packet, session: bytes, keys: Keys, room: RoomBlocks) -> bytes:
     """The datagram for a packet of one's own."""
     header = _HEADER.pack(
-        SESSION_PACKET, session, packet.number, packet.echo, packet.asks, *packet.cursors
+        SESSION_PACKET,
+        session,
+        packet.number,
+        packet.echo,
+        packet.held,
+        packet.asks,
+        *packet.cursors,
     )
     sealed = [
         room.seal(part)
@@ -891,7 +906,7 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
     digests = b"".join(_digest(part) for _, _, part in sealed)
     if not hmac.compare_digest(tag, _mac(keys.tag, header + digests, _TAG_LENGTH)):
         raise BadSeal("the tag does not fit")
-    _, _, number, echo, flags, *cursors = _HEADER.unpack(header)
+    _, _, number, echo, held, flags, *cursors = _HEADER.unpack(header)
     if number == 0 or flags > _PLEASE_ANSWER:
         raise BadPacket("a number or flag that does not exist")
     parts = []
@@ -902,7 +917,7 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
         else:
             text = _xor_keystream(text, keys.seal, _NONCE.pack(number, log, first))
         parts.append(Part(log, first, tuple(text.split(b"\n"))))
-    return Packet(number, echo, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
+    return Packet(number, echo, held, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
 
 
 def _split_parts_untrusted(body: bytes) -> Iterator[tuple[LogId, int, bytes]]:
@@ -1109,7 +1124,7 @@ class Channel:
         self.window = Window()
         self.heard_at = now
         self.number = 1  # of the next packet to send
-        self._highest = 0  # number received
+        self._highest = 0  # number received, at ``heard_at``
         self._echo = 0  # the highest of ours that has arrived, as far as we know
         # (number, sent at); a peer that never echoes cannot make it grow
         self._unanswered: deque[tuple[int, float]] = deque(maxlen=4 * MAXIMUM_WINDOW)
@@ -1154,8 +1169,8 @@ class Channel:
             self._backoff = 0
             while self._unanswered and self._unanswered[0][0] <= packet.echo:
                 number, sent_at = self._unanswered.popleft()
-                if number == packet.echo:
-                    self.round_trip.sample(now - sent_at)
+                if number == packet.echo and packet.held < _MAX_HELD:
+                    self.round_trip.sample(max(0.0, now - sent_at - packet.held / 1000))
         in_flight = self._in_flight()
         passed = sum(
             writer.acknowledge(cursor)
@@ -1196,10 +1211,15 @@ class Channel:
 
     def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
         """What is due now; ``logs`` are those that this end writes."""
-        lost = self._lost(now)
+        is_late = self._timeout_at() <= now
+        lost = self._lost(is_late)
         packets = []
         while parts := self._pack(now, logs, lost):
             packets.append(self._packet(now, parts))
+        if is_late:
+            if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
+                packets.append(self._packet(now, packets[0].parts))
+            self._backoff += 1
         if self._probe_at <= now:
             packets.append(self._packet(now, (), asks=True))
             self._probe_at = now + self.round_trip.timeout(self._backoff)
@@ -1219,9 +1239,8 @@ class Channel:
         )
         return max(oldest, self._progress_at) + self.round_trip.timeout(self._backoff)
 
-    def _lost(self, now: float) -> set[LogId]:
+    def _lost(self, is_late: bool) -> set[LogId]:
         """The logs whose oldest packet on its way is lost (RFC 9002 §6.1) or late."""
-        is_late = self._timeout_at() <= now
         lost = set()
         for log, writer in self.writers.items():
             if writer.flights:
@@ -1229,7 +1248,6 @@ class Channel:
                 if is_late or number + PACKET_THRESHOLD <= self._echo:
                     lost.add(log)
                     self.window.lose(number, self.number)
-        self._backoff += is_late
         return lost
 
     def _pack(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> tuple[Part, ...]:
@@ -1250,7 +1268,8 @@ class Channel:
 
     def _packet(self, now: float, parts: tuple[Part, ...], asks: bool = False) -> Packet:
         cursors = [reader.cursor for reader in self.readers.values()]
-        packet = Packet(self.number, self._highest, asks, (*cursors, 0, 0)[:3], parts)
+        held = min(int((now - self.heard_at) * 1000), _MAX_HELD)
+        packet = Packet(self.number, self._highest, held, asks, (*cursors, 0, 0)[:3], parts)
         if parts or asks:
             self._unanswered.append((self.number, now))
         self.number += 1
