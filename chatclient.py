@@ -48,12 +48,12 @@ except ImportError:  # Windows: its console edits lines by itself
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
 
-HELP: Final = (
-    "text                everyone reads it",
-    "PM text             the same; PM alone asks for the text",
-    "DM username text    only username reads it; DM alone asks for both",
-    "WHO                 who is here",
-    "EX                  leave (also Ctrl-D and Ctrl-C)",
+HELP: Final = (  # narrow enough for a small screen
+    "text          to everyone (or PM text)",
+    "DM name text  to one member only",
+    "PM, DM        alone, they ask",
+    "WHO           who is here",
+    "EX            leave (Ctrl-D too)",
 )
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 

@@ -105,9 +105,12 @@ class StoredLog(Log):
 
     def __init__(self, store: Store, key: bytes, tail: int) -> None:
         self.oldest, end = store.bounds(key)
-        super().__init__(max(self.oldest, end - tail))
+        lines = store.read(key, max(self.oldest, end - tail), tail)
+        super().__init__(end - len(lines))
+        self.lines = lines
+        if len(lines) < tail:  # there are no older ones
+            self.oldest = self.start
         self.key = key
-        self.lines = store.read(key, self.start, end - self.start)
         self.staged: list[bytes] = []
         self._store = store
         self._tail = tail

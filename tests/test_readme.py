@@ -1,0 +1,97 @@
+"""What the README and the docstrings say about the programs is what the programs do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import unittest
+from pathlib import Path
+
+import chatclient
+import chatserver
+import protocol
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+OPTIONS = README.partition("## Options")[2].partition("## How it works")[0]
+TABLES = dict(zip(("chatserver.py", "chatclient.py"), OPTIONS.split("`python chatclient.py IP")))
+
+
+def help_of(program: str) -> str:
+    main = {"chatserver.py": chatserver.main, "chatclient.py": chatclient.main}[program]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main(["--help"])
+    return out.getvalue()
+
+
+def rows(table: str) -> dict[str, str]:
+    """The first and the last column: how an argument is written, and its default."""
+    return dict(re.findall(r"^\| `(.+)` \|.*\| (.*?) ?\|$", table, re.MULTILINE))
+
+
+class ReadmeTest(unittest.TestCase):
+    def test_every_option_is_in_the_table_and_no_other(self) -> None:
+        for program, table in TABLES.items():
+            with self.subTest(program):
+                told = set(re.findall(r"--[a-z][a-z-]+", " ".join(rows(table))))
+                has = set(re.findall(r"--[a-z][a-z-]+", help_of(program))) - {"--help"}
+                self.assertTrue(told)
+                self.assertEqual(told, has)
+
+    def test_the_defaults_are_those_of_the_programs(self) -> None:
+        for program, table in TABLES.items():
+            words = " ".join(help_of(program).split())
+            for option, default in rows(table).items():
+                with self.subTest(program=program, option=option):
+                    self.assertIn(option.replace("`", ""), words)
+                    if default:
+                        start = words.rindex(f" {option} ")
+                        self.assertRegex(words[start:], rf"^[^)]*\(default: {re.escape(default)}")
+
+    def test_its_commands_are_those_of_help(self) -> None:
+        commands = {"PM", "DM", "WHO", "EX"}
+        for command in commands:
+            self.assertTrue(any(command in line for line in chatclient.HELP))
+            self.assertRegex(README, rf"\| `{command}\b")
+
+    def test_help_fits_a_small_screen(self) -> None:
+        self.assertLessEqual(max(len(line) for line in chatclient.HELP), 38)
+        self.assertLessEqual(len(chatclient.HELP), 8)
+
+    def test_the_limits_in_the_texts_are_the_constants(self) -> None:
+        self.assertIn(f"1 to {protocol.MAX_NAME} ASCII", README)
+        self.assertIn(f"{protocol.MAX_TEXT:,} bytes", README)
+        assert protocol.__doc__
+        for word in ("ACK_PACKETS", "WINDOW_LINES", "BURST_SECONDS", "MAX_LINE"):
+            self.assertIn(word, protocol.__doc__)
+            self.assertTrue(hasattr(protocol, word))
+
+    def test_every_handshake_packet_and_its_fields_are_documented(self) -> None:
+        assert protocol.__doc__
+        for name, kind in protocol._TYPES.items():
+            with self.subTest(name):
+                line = re.search(rf"  {name} +(.*)", protocol.__doc__)
+                assert line
+                for field in kind.__dataclass_fields__:
+                    if name != "JOIN":  # "as HELLO, and cookie"
+                        self.assertIn(field, line[1])
+
+    def test_the_modules_import_the_standard_library_only(self) -> None:
+        import ast
+        import sys
+
+        root = Path(__file__).parent.parent
+        own = {"protocol", "chatserver", "chatclient", "tests"}
+        for path in [*root.glob("*.py"), *(root / "tests").glob("*.py")]:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom):
+                    names = [node.module or ""]
+                for name in names:
+                    self.assertIn(name.partition(".")[0], own | set(sys.stdlib_module_names))
+
+
+if __name__ == "__main__":
+    unittest.main()

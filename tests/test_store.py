@@ -1,0 +1,210 @@
+"""The room file: what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from random import Random
+
+from chatserver import INBOX_TAIL, Alarms, Member, Session, State, Store, StoredLog, StoreError
+from protocol import LogId, Part
+
+
+class StoreTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / "chat.db"
+
+    def store(self) -> Store:
+        store = Store(str(self.path), Random(1).randbytes)
+        self.addCleanup(store.close)
+        return store
+
+    def write(self, store: Store, key: bytes, *lines: bytes) -> StoredLog:
+        log = StoredLog(store, key, INBOX_TAIL)
+        for line in lines:
+            log.stage(line)
+        store.commit([log], [])
+        log.publish()
+        return log
+
+    def execute(self, *statements: str) -> None:
+        with sqlite3.connect(self.path) as file:
+            for statement in statements:
+                file.execute(statement)
+        file.close()
+
+    def refused(self, words: str) -> None:
+        with self.assertRaisesRegex(StoreError, words):
+            Store(str(self.path))
+
+    def test_lines_and_log_id_survive(self) -> None:
+        store = self.store()
+        self.write(store, b"room", b"one", b"two")
+        again = self.store()
+        self.assertEqual(again.log_id, store.log_id)
+        log = StoredLog(again, b"room", 10)
+        self.assertEqual((log.start, log.end, log.lines), (0, 2, [b"one", b"two"]))
+
+    def test_a_new_file_has_an_id_of_its_own(self) -> None:
+        one, two = Path(f"{self.path}1"), Path(f"{self.path}2")
+        ids = set()
+        for path in (one, two):
+            store = Store(str(path))
+            ids.add(store.log_id)
+            store.close()
+        self.assertEqual(len(ids), 2)
+
+    @unittest.skipIf(sys.platform == "win32", "Windows has no file modes")
+    def test_only_its_owner_can_read_it(self) -> None:
+        self.store()
+        for path in self.path.parent.iterdir():
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600, path.name)
+
+    def test_what_is_staged_is_not_readable_before_it_is_published(self) -> None:
+        log = StoredLog(self.store(), b"room", 10)
+        self.assertEqual(log.stage(b"one"), 0)
+        self.assertEqual((log.end, log.next), (0, 1))
+        self.assertIsNone(log.part(LogId.ROOM, 0, 9, 1000))
+        log.publish()
+        self.assertEqual(log.part(LogId.ROOM, 0, 9, 1000), Part(LogId.ROOM, 0, (b"one",)))
+
+    def test_numbers_do_not_depend_on_what_the_table_happens_to_hold(self) -> None:
+        self.write(self.store(), b"room", b"one", b"two")
+        self.execute("DELETE FROM lines")
+        log = self.write(self.store(), b"room", b"three")
+        self.assertEqual((log.end, log.line(2)), (3, b"three"))
+
+    def test_older_lines_are_read_from_the_file(self) -> None:
+        lines = [b"%d" % number for number in range(300)]
+        self.write(self.store(), b"room", *lines)
+        log = StoredLog(self.store(), b"room", 10)
+        self.assertEqual(len(log.lines), 10)
+        self.assertEqual([log.line(number) for number in range(300)], lines)
+        self.assertEqual(log.line(5), b"5")
+
+    def test_memory_holds_only_the_newest_lines(self) -> None:
+        log = self.write(self.store(), b"room", *[b"x"] * 500)
+        self.assertEqual(len(log.lines), INBOX_TAIL)
+
+    def test_read_lines_leave_the_file_with_the_next_ones(self) -> None:
+        store = self.store()
+        log = self.write(store, b"inbox", b"one", b"two")
+        log.forget(1)
+        log.stage(b"three")
+        store.commit([log], [])
+        self.assertEqual(store.bounds(b"inbox"), (1, 3))
+        self.assertEqual(store.read(b"inbox", 0, 9), [b"two", b"three"])
+
+    def test_members_come_back_as_they_were(self) -> None:
+        store = self.store()
+        inbox = StoredLog(store, b"key", INBOX_TAIL)
+        here = Member(b"key", "Alice", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
+        left = Member(b"gone", "bob", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
+        store.commit([], [here, left])
+        (again,) = self.store().present()
+        for field in ("key", "name", "lines", "state", "since", "session", "host", "port"):
+            self.assertEqual(getattr(again, field), getattr(here, field))
+        found = store.member(b"gone")
+        assert found
+        self.assertEqual((found.name, found.lines, found.state), ("bob", 3, State.LEFT))
+        self.assertIsNone(store.member(b"nobody"))
+
+    def test_old_instances_are_forgotten_with_their_messages_and_present_ones_are_not(self) -> None:
+        store = self.store()
+        for name, state in (("here", State.PRESENT), ("left", State.LEFT)):
+            key = name.encode()
+            inbox = self.write(store, key, b"psst")
+            store.commit([], [Member(key, name, inbox, state=state, since=100)])
+        store.forget(100)
+        self.assertIsNotNone(store.member(b"left"))
+        store.forget(101)
+        self.assertIsNone(store.member(b"left"))
+        self.assertEqual((store.bounds(b"left"), store.read(b"left", 0, 9)), ((0, 0), []))
+        self.assertIsNotNone(store.member(b"here"))
+        self.assertEqual(store.read(b"here", 0, 9), [b"psst"])
+
+    def test_a_failed_transaction_leaves_nothing_and_can_be_repeated(self) -> None:
+        store = self.store()
+        log = StoredLog(store, b"room", 10)
+        log.stage(b"one")
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with self.assertRaisesRegex(StoreError, "cannot be written"):
+                store.commit([log], [])
+        other.execute("ROLLBACK")
+        self.assertEqual(store.read(b"room", 0, 9), [])
+        store.commit([log], [])
+        self.assertEqual(store.read(b"room", 0, 9), [b"one"])
+
+    def test_a_full_disk_is_a_pause_and_not_a_loss(self) -> None:
+        store = self.store()
+        log = StoredLog(store, b"room", 10)
+        (pages,) = store._file.execute("PRAGMA page_count").fetchone()
+        store._file.execute(f"PRAGMA max_page_count = {pages}")
+        for _ in range(100):
+            log.stage(b"x" * 1000)
+        with self.assertRaisesRegex(StoreError, "full"):
+            store.commit([log], [])
+        store._file.execute("PRAGMA max_page_count = 1000000")
+        store.commit([log], [])
+        self.assertEqual(len(store.read(b"room", 0, 999)), 100)
+
+    def test_other_files_are_refused_in_words_and_not_touched(self) -> None:
+        self.path.write_bytes(b"my diary\n" * 100)
+        self.refused("not a database")
+        self.assertEqual(self.path.read_bytes(), b"my diary\n" * 100)
+
+    def test_a_file_of_a_newer_version_is_refused(self) -> None:
+        self.store().close()
+        self.execute("PRAGMA user_version = 2")
+        self.refused("version 2")
+
+    def test_a_database_of_something_else_is_refused(self) -> None:
+        self.execute("CREATE TABLE recipes (name)")
+        self.refused("version 0")
+
+    def test_a_path_that_does_not_exist_is_refused(self) -> None:
+        self.path = self.path / "nowhere"
+        self.refused("No such file|cannot find")
+
+
+class AlarmsTest(unittest.TestCase):
+    def session(self, name: bytes) -> Session:
+        session = object.__new__(Session)
+        session.id, session.tick = name, -1
+        return session
+
+    def test_an_alarm_goes_off_once_and_not_before_its_time(self) -> None:
+        alarms, session = Alarms(), self.session(b"a")
+        alarms.at_latest(session, 1.0)
+        self.assertEqual(alarms.due(1.0), {})
+        self.assertEqual(alarms.due(alarms.next()), {b"a": session})
+        self.assertEqual(alarms.due(99.0), {})
+        self.assertEqual(alarms.next(), float("inf"))
+
+    def test_an_earlier_alarm_stays_and_a_later_one_makes_way(self) -> None:
+        alarms, session = Alarms(), self.session(b"a")
+        for when in (5.0, 2.0, 9.0):
+            alarms.at_latest(session, when)
+        self.assertEqual(list(alarms.due(2.1)), [b"a"])
+        self.assertEqual(alarms.due(99.0), {})
+
+    def test_a_cleared_alarm_does_not_go_off(self) -> None:
+        alarms, one, two = Alarms(), self.session(b"1"), self.session(b"2")
+        alarms.at_latest(one, 1.0)
+        alarms.at_latest(two, 1.0)
+        alarms.clear(one)
+        alarms.clear(one)
+        self.assertEqual(list(alarms.due(2.0)), [b"2"])
+
+
+if __name__ == "__main__":
+    unittest.main()
