@@ -562,6 +562,9 @@ class Screen:
     """Where lines appear and where they are typed: a terminal, or a pipe."""
 
     def __init__(self) -> None:
+        for name, mode in (("stdin", "r"), ("stdout", "w")):
+            if getattr(sys, name) is None:  # whoever started us has closed it
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
         self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self.is_closed = False  # nobody reads what we write
         self._can_insert = self.is_terminal and os.environ.get("TERM") != "dumb"
@@ -665,11 +668,13 @@ class Network(threading.Thread):
     # -- its own
 
     def run(self) -> None:
-        while not self._turn():
-            pass
-        self.has_begun.set()
-        if self._is_main_reading:
-            _interrupt_main()
+        try:
+            while not self._turn():
+                pass
+        finally:  # even a bug here must not leave the main thread waiting for ever
+            self.has_begun.set()
+            if self._is_main_reading:
+                _interrupt_main()
 
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
@@ -867,6 +872,8 @@ def _run(client: Client, udp: socket.socket, timing: Timing) -> None:
             network.leave(patience)
         network.join()
     except KeyboardInterrupt:
+        if screen.is_terminal:
+            print()  # ends the row of the prompt
         with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
             network.leave(timing.leave_patience)
             network.join()
@@ -880,13 +887,14 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
         with open_socket(args.ip, args.server_port, args.port) as udp:
             client = Client(args.username, server, timing, os.urandom, time.monotonic())
             _run(client, udp, timing)
-            failure = client.failure
+        failure = None if client.has_left else client.failure or "ended before all was delivered"
     except Failed as error:
         failure = str(error)
+    except KeyboardInterrupt:  # before there was anything to deliver
+        failure = None
     if failure:
         print(f"chatclient.py: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import floor, inf
 from types import FrameType
@@ -1056,19 +1056,21 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     options = Options(args.history, args.rate, args.max_users)
     signals = Signals()
     try:
-        with open_socket(args.host, args.port) as udp:
-            store = Store(args.db)
-            server = Server(store, options, timing, os.urandom, time.monotonic())
-            host, port = udp.getsockname()[:2]
-            print(f"Listening on UDP {host} port {port}", flush=True)
-            serve(server, udp, signals, timing)
-            store.close()
+        udp = open_socket(args.host, args.port)
     except OSError as error:
         print(f"chatserver.py: {_why_not(error, args.host, args.port)}", file=sys.stderr)
         return 1
-    except StoreError as error:
-        print(f"chatserver.py: {error}", file=sys.stderr)
-        return 1
+    with udp:
+        try:
+            store = Store(args.db)
+            server = Server(store, options, timing, os.urandom, time.monotonic())
+            with suppress(OSError):  # whoever started it may not want to know
+                print("Listening on UDP {} port {}".format(*udp.getsockname()), flush=True)
+            serve(server, udp, signals, timing)
+            store.close()
+        except StoreError as error:
+            print(f"chatserver.py: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
