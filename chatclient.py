@@ -739,24 +739,20 @@ def converse(screen: Screen, network: Network) -> None:
     """Reads what is typed, until the person leaves."""
     while (line := screen.ask("> ")) is not None:
         line = line.strip()
-        if not line:
-            continue
-        try:
-            message = protocol.parse_message(line)
-        except protocol.BadMessage as error:
-            screen.show(f"* not sent: {error}. To say it to everyone: PM {line}")
-            continue
-        match _complete(message, screen):
-            case None:
-                pass
-            case protocol.Exit():
+        if line.upper() == "HELP":
+            for text in HELP:
+                screen.show(f"* {text}")
+        elif line:
+            try:
+                message = _complete(protocol.parse_message(line), screen)
+            except protocol.BadMessage as error:
+                hint = f". To say it to everyone: PM {line}" if " " in line else ""
+                screen.show(f"* not sent: {error}{hint}")
+                continue
+            if message == protocol.Exit():
                 return
-            case protocol.Help():
-                for text in HELP:
-                    screen.show(f"* {text}")
-            case complete:
-                for piece in _pieces(complete):
-                    network.say(piece)
+            for piece in _pieces(message):
+                network.say(piece)
 
 
 def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | None:
@@ -767,12 +763,9 @@ def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | N
             text = _ask(screen, "Message: ")
             return protocol.Public(text) if text else None
         case protocol.Direct(to, ""):
-            to = to or _ask(screen, "Username: ")
-            try:
-                text = _ask(screen, f"Message for {protocol.check_username(to)}: ") if to else ""
-            except protocol.BadMessage as error:
-                screen.show(f"* not sent: {error}")
+            if not (to := to or _ask(screen, "Username: ")):
                 return None
+            text = _ask(screen, f"Message for {protocol.check_username(to)}: ")
             return protocol.Direct(to, text) if text else None
     return message
 
@@ -781,9 +774,11 @@ def _ask(screen: Screen, prompt: str) -> str:
     return (screen.ask(prompt) or "").strip()
 
 
-def _pieces(message: protocol.Message) -> list[protocol.Message]:
+def _pieces(message: protocol.Message | None) -> list[protocol.Message]:
     """The message in as many as its length needs."""
     match message:
+        case None:
+            return []
         case protocol.Public(text):
             return [protocol.Public(piece) for piece in protocol.split_text(text)]
         case protocol.Direct(to, text):

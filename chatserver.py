@@ -305,8 +305,6 @@ class Room:
                 self.leave(member, State.LEFT, "")
             case protocol.Who():
                 return self.roster()
-            case protocol.Help():
-                pass  # parse_line_untrusted refuses it
             case _:
                 assert_never(message)
         return []

@@ -209,7 +209,6 @@ class Refusal(enum.Enum):
     USERNAME = "username"
     IN_USE = "in-use"
     FULL = "full"
-    PROOF = "proof"
 
 
 class Objection(ProtocolError):
@@ -306,11 +305,6 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True)
-class Help:
-    """``HELP``: for the client alone."""
-
-
-@dataclass(frozen=True, slots=True)
 class Joined:
     """``HI``."""
 
@@ -336,7 +330,7 @@ class Closing:
     """``BYE``."""
 
 
-Message: TypeAlias = Public | Direct | Exit | Who | Help
+Message: TypeAlias = Public | Direct | Exit | Who
 Event: TypeAlias = Public | Direct | Exit | Joined | Declined | Roster | Closing
 
 
@@ -370,8 +364,6 @@ def parse_message(line: str) -> Message:
             return Exit()
         case "WHO" if not rest:
             return Who()
-        case "HELP" if not rest:
-            return Help()
         case _:
             return Public(line)
 
@@ -387,8 +379,6 @@ def format_message(message: Message | Event) -> str:
             return f"EX {reason}".rstrip()
         case Who():
             return "WHO"
-        case Help():
-            return "HELP"
         case Joined():
             return "HI"
         case Declined(number, words):
@@ -402,13 +392,8 @@ def format_message(message: Message | Event) -> str:
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
     message = parse_message(_decode_untrusted(raw))
-    match message:
-        case Public(text) | Direct(_, text):
-            _check_text(text)
-        case Help():
-            raise BadMessage("HELP is the client's own affair")
-        case Exit() | Who():
-            pass
+    if isinstance(message, Public | Direct):
+        _check_text(message.text)
     return message
 
 
