@@ -143,7 +143,9 @@ ACK_PACKETS: Final = 8
 
 PACKET_THRESHOLD: Final = 3  # RFC 9002 §6.1.1
 INITIAL_WINDOW: Final = 10  # datagrams: RFC 9002 §7.2
-MINIMUM_WINDOW: Final = 2  # RFC 9002 §7.2
+# RFC 9002 §7.2 has 2, but then a loss shows by its timeout only (RFC 5827 §1): it takes three later
+# packets to tell sooner.
+MINIMUM_WINDOW: Final = PACKET_THRESHOLD + 1
 MAXIMUM_WINDOW: Final = 256  # a fifth of a megabyte on its way to one member is plenty
 
 BURST_SECONDS: Final = 3  # a paste of 30 lines at 10 lines/s goes through at once
@@ -948,6 +950,8 @@ class Log:
 
     def line(self, number: int) -> bytes:
         """The line of that number, from ``start`` on and before ``end``."""
+        if number < self.start:
+            raise IndexError(number)
         return self.lines[number - self.start]
 
     def part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
@@ -1017,11 +1021,11 @@ class Writer:
         self.flights: deque[Flight] = deque()  # in the order of their lines
 
     def acknowledge(self, cursor: int) -> int:
-        """Takes the reader's cursor; returns how many flights it has passed."""
+        """Takes the reader's cursor, which has risen; returns how many flights it has passed."""
         before = len(self.flights)
         while self.flights and self.flights[0].end <= cursor:
             self.flights.popleft()
-        self.cursor = max(self.cursor, cursor)
+        self.cursor = cursor
         return before - len(self.flights)
 
     def departed(self, first: int, flight: Flight) -> None:
@@ -1157,13 +1161,12 @@ class Channel:
                 if number == packet.echo and packet.held < _MAX_HELD:
                     self.round_trip.sample(max(0.0, now - sent_at - packet.held / 1000))
         in_flight = self._in_flight()
-        passed = sum(
-            writer.acknowledge(cursor)
-            for writer, cursor in zip(self.writers.values(), packet.cursors)
-        )
-        if passed:
-            self._progress_at = now
-            self.window.acknowledge(passed, in_flight)
+        passed = 0
+        for writer, cursor in zip(self.writers.values(), packet.cursors):
+            if cursor > writer.cursor:
+                self._progress_at = now
+                passed += writer.acknowledge(cursor)
+        self.window.acknowledge(passed, in_flight)
 
     def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:
         had_gap = self._has_gap()
@@ -1197,7 +1200,7 @@ class Channel:
     def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
         """What is due now; ``logs`` are those that this end writes."""
         is_late = self._timeout_at() <= now
-        lost = self._lost(is_late)
+        lost = self._lost(now)
         packets = []
         while parts := self._pack(now, logs, lost):
             packets.append(self._packet(now, parts))
@@ -1224,22 +1227,25 @@ class Channel:
         )
         return max(oldest, self._progress_at) + self.round_trip.timeout(self._backoff)
 
-    def _lost(self, is_late: bool) -> set[LogId]:
+    def _lost(self, now: float) -> set[LogId]:
         """The logs whose oldest packet on its way is lost (RFC 9002 §6.1) or late."""
+        timeout = self.round_trip.timeout(self._backoff)
         lost = set()
         for log, writer in self.writers.items():
             if writer.flights:
-                number = writer.flights[0].number
-                if is_late or number + PACKET_THRESHOLD <= self._echo:
+                oldest = writer.flights[0]
+                is_late = max(oldest.sent_at, self._progress_at) + timeout <= now
+                if is_late or oldest.number + PACKET_THRESHOLD <= self._echo:
                     lost.add(log)
-                    self.window.lose(number, self.number)
+                    self.window.lose(oldest.number, self.number)
         return lost
 
     def _pack(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> tuple[Part, ...]:
         """The parts of one packet: what was lost, then what is new, as the window allows."""
         parts, space = [], _PARTS_SPACE
+        is_open = self._in_flight() < int(self.window.size)
         for log, writer in self.writers.items():
-            if log not in lost and self._in_flight() >= int(self.window.size):
+            if not is_open and log not in lost:
                 continue
             first = writer.cursor if log in lost else writer.next
             part = logs[log].part(log, first, writer.cursor + writer.window, space)

@@ -1,0 +1,183 @@
+"""Whole clients and a whole server on a bad network in virtual time, without a socket."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import protocol
+from chatclient import Client, describe
+from chatserver import Options, Server, Store, StoreError
+from protocol import Timing
+from tests.network import HEALTHY, Faults, Network
+
+EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
+OPTIONS: Final = Options(history=20, rate=10, max_users=100)
+SERVER: Final = "server"
+
+
+class ServerEnd:
+    """The server as its loop drives it; ``restart`` is the death of the process."""
+
+    def __init__(self, network: Network, path: Path, options: Options, timing: Timing) -> None:
+        self.network = network
+        self.path = path
+        self.options = options
+        self.timing = timing
+        self.is_waiting = False  # for a room file that can be written
+        self._queue: list[tuple[bytes, str]] = []
+        self._starts = 0
+        network.ends[SERVER] = self
+        self.start()
+
+    def start(self) -> None:
+        self._starts += 1
+        random = Random(f"server {self._starts}").randbytes
+        now = self.network.now
+        self.store = Store(str(self.path), random)
+        self.server = Server(self.store, self.options, self.timing, random, now)
+        self.is_up = True
+
+    def kill(self) -> None:
+        self.is_up = self.is_waiting = False
+        self._queue.clear()
+        self.store.close()
+
+    def receive(self, data: bytes, source: str, now: float) -> None:
+        if self.is_up:
+            self._queue.append((data, source))
+
+    def datagrams(self, now: float) -> Iterator[tuple[bytes, str]]:
+        while self.is_up and self._turn(now):
+            for data, address in self.server.datagrams(now):
+                yield data, str(address[0])
+            if self.server.deadline() > now:
+                return
+
+    def _turn(self, now: float) -> bool:
+        if not self.is_waiting:
+            for data, source in self._queue:
+                self.server.receive_untrusted(data, (source, 7890), now)
+            self._queue.clear()
+            self.server.handle(now, EPOCH + int(now))
+        try:
+            self.server.commit()
+        except StoreError:
+            self.is_waiting = True
+        else:
+            self.is_waiting = False
+        return not self.is_waiting
+
+    def deadline(self) -> float:
+        if not self.is_up:
+            return inf
+        if self.is_waiting:
+            return self.network.now + self.timing.store_pause
+        return self.server.deadline()
+
+
+class ClientEnd:
+    """A client and what its person has seen."""
+
+    def __init__(self, network: Network, name: str, timing: Timing, host: str = "") -> None:
+        self.host = host or name
+        self.network = network
+        random = Random(f"client {self.host} {network.now}")
+        self.client = Client(name, "the server", timing, random.randbytes, network.now)
+        self.shown: list[str] = []
+        self.is_up = True
+        network.ends[self.host] = self
+
+    def say(self, *lines: str) -> None:
+        """Types lines, now."""
+        now = self.network.now
+        for line in lines:
+            message = protocol.parse_message(line)
+            self.network.at(now, self.host, partial(self.client.say, message, now))
+
+    def leave(self, patience: float = 60.0) -> None:
+        now = self.network.now
+        self.network.at(now, self.host, partial(self.client.leave, patience, now))
+
+    def receive(self, data: bytes, source: str, now: float) -> None:
+        if self.is_up:
+            self.client.receive_untrusted(data, now)
+
+    def datagrams(self, now: float) -> list[tuple[bytes, str]]:
+        out = self.client.datagrams(now) if self.is_up and not self.client.is_over else []
+        for event in self.client.events:
+            if line := describe(event, self.client.username):
+                self.shown.append(line)
+        self.client.events.clear()
+        return [(data, SERVER) for data in out]
+
+    def deadline(self) -> float:
+        is_silent = self.client.is_over or not self.is_up
+        return inf if is_silent else self.client.deadline()
+
+    def texts(self) -> list[str]:
+        """What was shown, without the times."""
+        return [line.partition("] ")[2] if line.startswith("[") else line for line in self.shown]
+
+
+class Deaf:
+    """An end that never says anything."""
+
+    def receive(self, data: bytes, source: str, now: float) -> None:
+        pass
+
+    def datagrams(self, now: float) -> list[tuple[bytes, str]]:
+        return []
+
+    def deadline(self) -> float:
+        return inf
+
+
+class World:
+    """A network with a server and some members."""
+
+    def __init__(
+        self, path: Path, seed: int, faults: Faults, options: Options, timing: Timing
+    ) -> None:
+        self.network = Network(seed, faults)
+        self.timing = timing
+        self.server = ServerEnd(self.network, path, options, timing)
+
+    def client(self, name: str, host: str = "") -> ClientEnd:
+        """Starts a client, which wants to join."""
+        return ClientEnd(self.network, name, self.timing, host)
+
+    def joined(self, *names: str) -> list[ClientEnd]:
+        """Clients that have joined, one after the other."""
+        return [self._joined(name) for name in names]
+
+    def _joined(self, name: str) -> ClientEnd:
+        end = self.client(name)
+        if not self.network.run(self.network.now + 60, lambda: end.client.has_joined):
+            raise AssertionError(f"{name} has not joined: {end.client.failure}")
+        return end
+
+    def run(self, seconds: float) -> None:
+        self.network.run(self.network.now + seconds)
+
+
+@contextmanager
+def world(
+    seed: int = 1,
+    faults: Faults = HEALTHY,
+    options: Options = OPTIONS,
+    timing: Timing = protocol.TIMING,
+) -> Iterator[World]:
+    """A world whose room file goes away with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        it = World(Path(folder) / "chat.db", seed, faults, options, timing)
+        try:
+            yield it
+        finally:
+            it.server.store.close()

@@ -1,0 +1,570 @@
+"""Whole clients and a whole server: the promises, in virtual time."""
+
+from __future__ import annotations
+
+import sqlite3
+import unittest
+from dataclasses import replace
+from itertools import pairwise
+
+import protocol
+from protocol import (
+    Challenge,
+    Cookie,
+    Gone,
+    Hello,
+    Join,
+    Prove,
+    Refused,
+    Welcome,
+    format_handshake,
+    parse_handshake_untrusted,
+)
+from tests.network import Faults
+from tests.room import OPTIONS, SERVER, ClientEnd, Deaf, World, world
+
+BAD = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
+
+
+def public_lines(end: ClientEnd, marker: str = "#") -> list[str]:
+    """The texts of the marked lines, in the order in which an end was shown them."""
+    return [text for text in end.texts() if marker in text]
+
+
+def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
+    """What the server sends back for one datagram, at once."""
+    before = len(w.network.sent)
+    w.network.ends.setdefault(source, Deaf())
+    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
+    w.run(0)
+    return [d.data for d in w.network.sent[before:] if d.target == source]
+
+
+def hello(name: str = "mallory", version: int = protocol.VERSION) -> Hello:
+    return Hello(version, name, b"n" * 16, protocol.GROUP.pad(protocol.GROUP.power(12345)))
+
+
+class DeliveryTest(unittest.TestCase):
+    def test_everybody_reads_every_line_once_in_one_order(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                ends = w.joined("alice", "bob", "carol")
+                for number in range(30):
+                    for end in ends:
+                        end.say(f"#{end.host} {number}")
+                w.run(40)
+                views = [public_lines(end) for end in ends]
+                for end, view in zip(ends, views):
+                    others = [f"#{e.host} {n}" for e in ends for n in range(30) if e is not end]
+                    self.assertEqual(sorted(v.partition(": ")[2] for v in view), sorted(others))
+                self.assert_one_order(ends, views)
+                for end in ends:
+                    self.assertEqual(end.client.undelivered(), [])
+
+    def assert_one_order(self, ends: list[ClientEnd], views: list[list[str]]) -> None:
+        """Nobody is shown their own lines, so views are compared without these."""
+        for (one, left), (two, right) in pairwise(list(zip(ends, views))):
+            hidden = (f"{one.host}: ", f"{two.host}: ")
+            self.assertEqual(
+                [line for line in left if not line.startswith(hidden)],
+                [line for line in right if not line.startswith(hidden)],
+            )
+
+    def test_each_senders_lines_stay_in_order(self) -> None:
+        with world(5, BAD) as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say(*(f"#{n}" for n in range(60)))
+            w.run(60)
+            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(60)])
+
+    def test_a_direct_message_reaches_its_recipient_only_and_once(self) -> None:
+        with world(2, BAD) as w:
+            alice, bob, carol = w.joined("alice", "bob", "carol")
+            alice.say("dm BOB #psst")
+            w.run(10)
+            self.assertEqual(public_lines(bob), ["alice -> you: #psst"])
+            self.assertEqual(public_lines(alice), [])
+            self.assertEqual(public_lines(carol), [])
+            self.assertEqual(alice.client.undelivered(), [])
+
+    def test_a_message_to_oneself_is_shown_once(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            alice.say("DM alice #note")
+            w.run(1)
+            self.assertEqual(public_lines(alice), ["alice -> you: #note"])
+
+    def test_a_message_to_nobody_is_refused_and_not_published(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say("dm me later")
+            w.run(1)
+            expected = (
+                "* not delivered: nobody here is called me. To say it to everyone: PM DM me later"
+            )
+            self.assertEqual(alice.texts()[-1], expected)
+            self.assertNotIn("later", " ".join(bob.texts()))
+
+    def test_a_line_that_a_client_should_have_cleaned_is_refused(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.client.say(protocol.Public("\x1b[2J"), w.network.now)
+            alice.say("#after")
+            w.run(2)
+            self.assertTrue(any("control or format" in text for text in alice.texts()))
+            self.assertEqual(public_lines(bob), ["alice: #after"])
+
+    def test_who_is_answered_once_for_each_asking(self) -> None:
+        with world(4, BAD) as w:
+            alice, _ = w.joined("alice", "bob")
+            w.run(5)
+            before = len(alice.shown)
+            alice.say("WHO", "WHO")
+            w.run(10)
+            self.assertEqual(alice.texts()[before:], ["* here: alice, bob"] * 2)
+
+    def test_a_roster_of_many_lines_is_shown_as_one(self) -> None:
+        names = [f"member-with-a-long-name-{n:03}" for n in range(60)]
+        with world() as w:
+            w.joined(*names)
+            (last,) = w.joined("zoe")
+            w.run(2)
+            self.assertIn(f"* here: {', '.join([*names, 'zoe'])}", last.texts())
+
+    def test_a_member_that_writes_too_fast_is_slowed_and_loses_nothing(self) -> None:
+        with world(options=replace(OPTIONS, rate=10)) as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.client._bucket = protocol.Bucket(0, 0)  # a client that does not pace itself
+            alice.say(*(f"#{n}" for n in range(200)))
+            w.run(5)
+            self.assertLess(len(public_lines(bob)), 60 + 5 * 12.5 + 1)
+            w.run(30)
+            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(200)])
+
+    def test_a_client_keeps_to_the_rate_that_it_was_told(self) -> None:
+        with world(options=replace(OPTIONS, rate=10)) as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say(*(f"#{n}" for n in range(80)))
+            w.run(1)
+            self.assertLessEqual(len(public_lines(bob)), 30 + 10)
+            w.run(4.5)
+            self.assertEqual(len(public_lines(bob)), 80)
+
+
+class HistoryTest(unittest.TestCase):
+    def test_a_newcomer_is_shown_the_last_public_lines_as_history(self) -> None:
+        with world(options=replace(OPTIONS, history=3)) as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say("#1", "#2", "DM bob #secret", "#3", "#4")
+            bob.say("#5")
+            w.run(2)
+            bob.leave()
+            w.run(2)
+            (carol,) = w.joined("carol")
+            alice.say("#6")
+            w.run(2)
+            earlier = [line.partition("] ")[2] for line in carol.shown if "earlier" in line]
+            self.assertEqual(sorted(earlier), ["alice: #3", "alice: #4", "bob: #5"])
+            self.assertNotIn("left", " ".join(carol.texts()))
+            self.assertIn("alice: #6", carol.texts())
+
+    def test_without_history_a_newcomer_sees_only_what_comes(self) -> None:
+        with world(options=replace(OPTIONS, history=0)) as w:
+            (alice,) = w.joined("alice")
+            alice.say("#1")
+            w.run(1)
+            (carol,) = w.joined("carol")
+            alice.say("#2")
+            w.run(1)
+            self.assertEqual(public_lines(carol), ["alice: #2"])
+
+    def test_a_later_owner_of_a_name_does_not_get_its_messages(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say("DM bob #secret")
+            w.run(1)
+            bob.leave()
+            w.run(1)
+            other = w.client("bob", host="elsewhere")
+            w.run(3)
+            self.assertEqual(public_lines(other), [])
+
+    def test_history_survives_a_restart_longer_than_what_is_in_memory(self) -> None:
+        with world(options=replace(OPTIONS, rate=0, history=5)) as w:
+            (alice,) = w.joined("alice")
+            alice.say(*(f"#{n}" for n in range(3000)))
+            w.run(30)
+            w.server.kill()
+            w.server.start()
+            w.run(5)
+            (bob,) = w.joined("bob")
+            w.run(2)
+            self.assertEqual(len(public_lines(bob)), 5)
+
+    def test_a_member_far_behind_is_served_from_the_file(self) -> None:
+        with world(options=replace(OPTIONS, rate=0)) as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            bob.is_up = False  # asleep, for less than it takes to be written out
+            alice.say(*(f"#{n}" for n in range(3000)))
+            w.run(40)
+            bob.is_up = True
+            w.run(40)
+            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(3000)])
+
+
+class PresenceTest(unittest.TestCase):
+    def test_joining_and_leaving_are_seen_by_the_others(self) -> None:
+        with world(3, BAD) as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(3)
+            bob.leave()
+            w.run(5)
+            self.assertTrue(bob.client.has_left)
+            seen = [text for text in alice.texts() if "bob" in text and "here" not in text]
+            self.assertEqual(seen, ["* bob joined", "* bob left"])
+
+    def test_a_silent_member_is_written_out_and_announced_again_when_back(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say("#before")
+            w.run(1)
+            bob.is_up = False
+            w.run(74)
+            self.assertNotIn("* bob left (timed out)", alice.texts())
+            w.run(3)
+            self.assertIn("* bob left (timed out)", alice.texts())
+            alice.say("#meanwhile")
+            w.run(60)
+            bob.is_up = True
+            w.run(15)
+            self.assertEqual(alice.texts().count("* bob joined"), 2)
+            self.assertEqual(public_lines(bob), ["alice: #before", "alice: #meanwhile"])
+
+    def test_an_idle_room_stays_together(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            sent = len(w.network.sent)
+            w.run(3600)
+            self.assertNotIn("left", " ".join(alice.texts() + bob.texts()))
+            # Two members, one question and one answer each, every 20 to 25 s.
+            self.assertLess(len(w.network.sent) - sent, 2 * 2 * 3600 / 20 + 10)
+
+    def test_a_name_in_use_is_refused_in_any_letter_case(self) -> None:
+        with world() as w:
+            w.joined("alice")
+            other = w.client("ALICE", host="elsewhere")
+            w.run(5)
+            self.assertEqual(other.client.failure, "the name alice is in use (the server)")
+
+    def test_a_full_room_refuses(self) -> None:
+        with world(options=replace(OPTIONS, max_users=1)) as w:
+            (alice,) = w.joined("alice")
+            bob = w.client("bob")
+            w.run(5)
+            self.assertEqual(bob.client.failure, "the room is full (1 members) (the server)")
+            alice.leave()
+            w.run(2)
+            w.joined("carol")
+
+    def test_a_client_that_crashed_comes_back_under_its_name(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            bob.say("#1")
+            w.run(1)
+            del w.network.ends["bob"]
+            again = w.client("bob", host="bob")
+            w.run(10)
+            self.assertTrue(again.client.has_joined)
+            self.assertEqual(
+                [text for text in alice.texts() if "* bob" in text],
+                ["* bob joined", "* bob left (replaced)", "* bob joined"],
+            )
+
+    def test_a_live_member_is_not_replaced_from_its_own_address(self) -> None:
+        """Two programs behind one address: the first still answers."""
+        with world() as w:
+            (bob,) = w.joined("bob")
+            thief = w.client("bob", host="thief")
+            relabelled = w.network.ends
+
+            class Forked:
+                """Hands what is for bob's address to both."""
+
+                def receive(self, data: bytes, source: str, now: float) -> None:
+                    bob.receive(data, source, now)
+                    thief.receive(data, source, now)
+
+                def datagrams(self, now: float) -> list[tuple[bytes, str]]:
+                    return [*bob.datagrams(now), *thief.datagrams(now)]
+
+                def deadline(self) -> float:
+                    return min(bob.deadline(), thief.deadline())
+
+            del relabelled["thief"]
+            relabelled["bob"] = Forked()
+            w.run(10)
+            self.assertEqual(thief.client.failure, "the name bob is in use (the server)")
+            self.assertFalse(bob.client.is_over)
+
+
+class RestartTest(unittest.TestCase):
+    def test_a_killed_server_loses_and_doubles_nothing(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                alice, bob = w.joined("alice", "bob")
+                w.run(3)
+                for kill in range(4):
+                    alice.say(*(f"#{kill}.{n}" for n in range(10)))
+                    w.run(0.3 + seed * 0.1)
+                    w.server.kill()
+                    w.run(2)
+                    w.server.start()
+                    w.run(12)
+                w.run(30)
+                expected = [f"alice: #{kill}.{n}" for kill in range(4) for n in range(10)]
+                self.assertEqual(public_lines(bob), expected)
+                self.assertNotIn("left", " ".join(alice.texts() + bob.texts()))
+                self.assertEqual(bob.texts().count("* alice joined"), 0)
+
+    def test_members_are_back_at_once_when_the_server_is(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            w.run(3)
+            alice.say("#while away")
+            w.server.start()
+            w.run(1)
+            self.assertEqual(alice.client.undelivered(), [])
+
+    def test_who_does_not_come_back_after_a_restart_is_written_out(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.server.kill()
+            bob.is_up = False
+            w.server.start()
+            w.run(70)
+            self.assertNotIn("* bob left (timed out)", alice.texts())
+            w.run(10)
+            self.assertIn("* bob left (timed out)", alice.texts())
+
+    def test_a_line_is_neither_acknowledged_nor_relayed_before_it_is_on_disk(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            other = sqlite3.connect(w.server.path, isolation_level=None)
+            self.addCleanup(other.close)
+            other.execute("BEGIN IMMEDIATE")  # somebody else writes, and does not end
+            alice.say("#line")
+            sent = len([d for d in w.network.sent if d.source == SERVER])
+            w.run(5)
+            self.assertTrue(w.server.is_waiting)
+            self.assertEqual(len([d for d in w.network.sent if d.source == SERVER]), sent)
+            self.assertEqual(public_lines(bob), [])
+            self.assertEqual(len(alice.client.undelivered()), 1)
+            other.execute("ROLLBACK")
+            w.run(5)
+            self.assertEqual(public_lines(bob), ["alice: #line"])
+            self.assertEqual(alice.client.undelivered(), [])
+
+    def test_a_server_with_another_file_does_not_get_old_lines_twice(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            alice.say("#1")
+            w.run(1)
+            w.server.kill()
+            for path in w.server.path.parent.iterdir():
+                path.unlink()
+            alice.say("#2")
+            w.run(1)
+            w.server.start()
+            w.run(20)
+            self.assertIn("* may not have arrived: PM #2", alice.texts())
+            alice.say("#3")
+            w.run(2)
+            (bob,) = w.joined("bob")
+            w.run(2)
+            self.assertEqual([text.split("#")[1] for text in public_lines(bob)], ["3"])
+
+    def test_the_server_tells_its_members_that_it_ends(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.network.at(w.network.now, SERVER, w.server.server.close)
+            w.run(1)
+            self.assertTrue(w.server.server.has_told_all())
+            self.assertTrue(alice.texts()[-1].startswith("* the server is shutting down"))
+
+
+class LeavingTest(unittest.TestCase):
+    def test_a_lost_last_acknowledgement_brings_no_ghost_back(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            bob.say("#bye")
+            w.run(1)
+            bob.leave()
+            now = w.network.now
+            w.network.faults = Faults(blackouts=((now + 0.001, now + 30),))
+            w.run(40)
+            self.assertTrue(bob.client.has_left)
+            texts = [text for text in alice.texts() if "bob" in text]
+            self.assertEqual(texts, ["* bob joined", "bob: #bye", "* bob left"])
+
+    def test_leaving_waits_until_everything_is_delivered(self) -> None:
+        with world(6, BAD) as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say(*(f"#{n}" for n in range(50)))
+            alice.leave()
+            w.run(60)
+            self.assertTrue(alice.client.has_left)
+            self.assertIsNone(alice.client.failure)
+            self.assertEqual(len(public_lines(bob)), 50)
+            self.assertEqual(bob.texts()[-1], "* alice left")
+
+    def test_what_could_not_be_delivered_is_said(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.server.kill()
+            alice.say("#1", "DM bob #2")
+            w.run(1)
+            alice.leave(patience=2)
+            w.run(3)
+            self.assertEqual(alice.client.failure, "2 lines were not delivered")
+            self.assertEqual(
+                public_lines(alice), ["* not delivered: PM #1", "* not delivered: DM bob #2"]
+            )
+
+
+class JoiningTest(unittest.TestCase):
+    def test_nobody_listening_is_said_soon(self) -> None:
+        with world() as w:
+            w.server.kill()
+            alice = w.client("alice")
+            for _ in range(4):
+                w.network.at(
+                    w.network.now, "alice", lambda: alice.client.port_closed(w.network.now)
+                )
+                w.run(1)
+            self.assertIn("nobody is listening on the server", alice.client.failure or "")
+
+    def test_no_answer_is_said_after_a_minute(self) -> None:
+        with world() as w:
+            w.server.kill()
+            alice = w.client("alice")
+            w.run(59)
+            self.assertIsNone(alice.client.failure)
+            w.run(2)
+            self.assertIn("no answer from the server", alice.client.failure or "")
+
+    def test_strangers_get_no_more_bytes_than_they_sent(self) -> None:
+        with world() as w:
+            session_packet = bytes([protocol.SESSION_PACKET]) + b"s" * 60
+            short = b'{"type":"HELLO","version":9,"nonce":"' + b"00" * 16 + b'"}'
+            requests = [
+                format_handshake(hello()),
+                format_handshake(hello("not a name")),
+                format_handshake(hello(version=2)),
+                format_handshake(Prove(b"n" * 16, b"s" * 8, b"p" * 32, b"")),
+                session_packet,
+                short,
+            ]
+            for request in requests:
+                for reply in replies(w, request):
+                    self.assertLessEqual(len(reply), len(request))
+            self.assertTrue(replies(w, requests[0]))
+            self.assertEqual(replies(w, session_packet), [format_handshake(Gone(b"s" * 8))])
+
+    def test_another_version_is_refused_by_name(self) -> None:
+        with world() as w:
+            (reply,) = replies(w, format_handshake(hello(version=2)))
+            refused = parse_handshake_untrusted(reply)
+            assert isinstance(refused, Refused)
+            self.assertEqual((refused.code, refused.nonce), ("version", b"n" * 16))
+
+    def test_a_cookie_is_good_for_its_address_and_time_only(self) -> None:
+        with world() as w:
+            cookie = self.cookie(w)
+            join = self.join(cookie)
+            self.assertIsInstance(self.reply(w, join, "elsewhere"), Cookie)
+            other = format_handshake(replace(join, username="other"))
+            self.assertIsInstance(parse_handshake_untrusted(replies(w, other)[0]), Cookie)
+            w.run(31)
+            self.assertIsInstance(self.reply(w, join), Cookie)
+            fresh = self.join(self.cookie(w))
+            self.assertIsInstance(self.reply(w, fresh), Challenge)
+
+    def cookie(self, w: World) -> bytes:
+        reply = self.reply(w, hello())
+        assert isinstance(reply, Cookie)
+        return reply.cookie
+
+    def join(self, cookie: bytes) -> Join:
+        it = hello()
+        return Join(it.version, it.username, it.nonce, it.public, cookie)
+
+    def reply(
+        self, w: World, record: protocol.Handshake, source: str = "stranger"
+    ) -> protocol.Handshake:
+        (data,) = replies(w, format_handshake(record), source)
+        return parse_handshake_untrusted(data)
+
+    def test_a_repeated_join_gets_the_same_challenge(self) -> None:
+        with world() as w:
+            data = format_handshake(self.join(self.cookie(w)))
+            self.assertEqual(replies(w, data), replies(w, data))
+
+    def test_the_first_wrong_proof_uses_the_challenge_up(self) -> None:
+        with world() as w:
+            challenge = self.reply(w, self.join(self.cookie(w)))
+            assert isinstance(challenge, Challenge)
+            prove = Prove(b"n" * 16, challenge.session, b"p" * 32, b"sealed")
+            self.assertEqual(replies(w, format_handshake(prove)), [])
+            self.assertIsInstance(self.reply(w, prove), Gone)
+
+    def test_a_replayed_handshake_opens_no_second_session(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            theirs = [d.data for d in w.network.sent if d.source == "alice" and d.data[:1] == b"{"]
+            welcomes = [d.data for d in w.network.sent if b'"WELCOME"' in d.data]
+            answers = [reply for data in theirs for reply in replies(w, data, "alice")]
+            self.assertTrue(set(answers) & set(welcomes))
+            for data in theirs:
+                for reply in replies(w, data, "stranger"):
+                    self.assertNotIsInstance(parse_handshake_untrusted(reply), Welcome)
+            alice.say("#still here")
+            w.run(1)
+            self.assertEqual(public_lines(bob), ["alice: #still here"])
+            self.assertEqual(bob.texts().count("* alice joined"), 0)
+
+    def test_forged_hints_and_refusals_do_not_end_a_session(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            member = w.server.server._room.members["alice"]
+            forged = Gone(member.session), Refused(b"n" * 16, "in-use", "go away")
+            for record in (*forged, *forged, *forged):
+                alice.receive(format_handshake(record), SERVER, w.network.now)
+                w.run(1)
+            alice.say("#still here")
+            w.run(5)
+            self.assertEqual(public_lines(bob), ["alice: #still here"])
+            self.assertFalse(alice.client.is_over)
+            self.assertNotIn("left", " ".join(bob.texts()))
+
+    def test_a_registered_name_is_not_joined_as_a_guest(self) -> None:
+        with world() as w:
+            alice = w.client("alice")
+            w.network.faults = Faults(blackouts=((0.0, 99.0),))
+            w.run(0.1)
+            assert alice.client._attempt
+            nonce = alice.client._attempt.nonce
+            challenge = Challenge(nonce, b"s" * 8, protocol.GROUP.pad(5), b"salt", 600_000)
+            alice.receive(format_handshake(challenge), SERVER, w.network.now)
+            self.assertIn("registered", alice.client.failure or "")
+
+
+if __name__ == "__main__":
+    unittest.main()
