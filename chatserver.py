@@ -316,10 +316,7 @@ class Room:
         return self.log.stage(self.line(member.name, event))
 
     def _deliver(self, member: Member, recipient: Member, message: protocol.Direct) -> None:
-        for owner in {
-            member.key: member,
-            recipient.key: recipient,
-        }.values():  # one line for somebody who writes to themselves
+        for owner in dict.fromkeys((member, recipient)):  # one line for a note to oneself
             owner.inbox.stage(self.line(member.name, message))
             self.changed[owner.key] = owner
 
@@ -860,7 +857,7 @@ class Server:
             inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
             room_start=room.oldest,
             inbox_start=inbox.oldest,
-            history_end=0 if is_valid else room.next,
+            history_end=room.next,
             room_key=self._room_key,
             rate=self._options.rate,
         )

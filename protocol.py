@@ -81,7 +81,7 @@ the same whenever it joins again), and its cursors room and inbox; log_id is emp
 WELCOME, ``Terms``: log_id (if it is not the one you know, old cursors are void), known (false: this
 instance is new here, and lines sent earlier may or may not have arrived), the cursors lines,
 room and inbox from which this session starts, the oldest numbers room_start and inbox_start still
-kept, history_end (lines of the room below it were written before you joined), room_key, and rate
+kept, history_end (for a newcomer the lines of the room below it are history), room_key, and rate
 (lines per second that a client may write, with a burst of BURST_SECONDS' worth; 0: no limit).
 
 

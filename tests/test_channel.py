@@ -1039,9 +1039,7 @@ class Logs(unittest.TestCase):
         self.assertEqual([log.append(SHORT), log.append(SHORT), log.end], [7, 8, 9])
 
     def test_what_was_dropped_is_not_mistaken_for_another_line(self) -> None:
-        log = Log()
-        for line in (b"0", b"1", b"2"):
-            log.append(line)
+        log = self.log(b"0", b"1", b"2")
         log.drop(2)
         with self.assertRaises(IndexError):
             log.line(1)

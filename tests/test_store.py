@@ -144,6 +144,19 @@ class StoreTest(unittest.TestCase):
         store.commit([log], [])
         self.assertEqual(store.read(b"room", 0, 9), [b"one"])
 
+    def test_a_transaction_that_fails_half_way_leaves_nothing(self) -> None:
+        store = self.store()
+        log = StoredLog(store, b"room", 10)
+        log.stage(b"one")
+        log.stage(b"two")
+        self.execute("INSERT INTO lines VALUES (CAST('room' AS BLOB), 1, x'00')")
+        with self.assertRaises(StoreError):
+            store.commit([log], [])
+        self.assertEqual(store.read(b"room", 0, 9), [b"\0"])
+        self.execute("DELETE FROM lines")
+        store.commit([log], [])
+        self.assertEqual(store.read(b"room", 0, 9), [b"one", b"two"])
+
     def test_a_full_disk_is_a_pause_and_not_a_loss(self) -> None:
         store = self.store()
         log = StoredLog(store, b"room", 10)
