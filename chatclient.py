@@ -55,6 +55,7 @@ HELP: Final = (  # narrow enough for a small screen
     "WHO           who is here",
     "EX            leave (Ctrl-D too)",
 )
+INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
 # -------------------------------------------------------------------------------------- joining
@@ -85,11 +86,6 @@ class Attempt:
 
     def is_for(self, session: bytes) -> bool:
         return self.proven is not None and self.proven[0].session == session
-
-    @property
-    def has_asked(self) -> bool:
-        """Whether the server may hold something for it, which it will forget after a while."""
-        return self.request != protocol.format_handshake(self._hello)
 
     def receive_untrusted(
         self, record: protocol.Handshake, data: bytes, resume: protocol.Resume, now: float
@@ -467,9 +463,6 @@ class Client:
                 self._say_trouble("nothing heard from the server: reconnecting")
         elif now >= self._trouble_since + self._timing.trouble:
             self._say_trouble("the connection is lost: reconnecting")
-        attempt = self._attempt
-        if attempt and attempt.has_asked and now >= attempt.since + self._timing.attempt:
-            self._attempt = self._new_attempt(now)
         if now >= self._progress_at + self._patience and not self.is_over:
             self._give_up()
 
@@ -636,6 +629,7 @@ class Network(threading.Thread):
     def __init__(self, client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
         super().__init__(daemon=True)
         self.has_begun = threading.Event()  # joined, or failed to
+        self.has_ended = False
         self._client = client
         self._udp = udp
         self._screen = screen
@@ -643,6 +637,11 @@ class Network(threading.Thread):
         self._lock = threading.Lock()
         self._wakeup, self._alarm = socket.socketpair()
         self._is_main_reading = False
+        self._has_interrupt = False
+        # A Ctrl-C in the instant before the main thread begins to wait for a key would not wake it
+        # up; it wakes this thread, which sees to it.
+        self._alarm.setblocking(False)
+        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
 
     # -- for the main thread
 
@@ -658,7 +657,7 @@ class Network(threading.Thread):
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """While the main thread reads: if all is over, it is interrupted."""
+        """While the main thread reads: when all is over, it is interrupted."""
         self._is_main_reading = True
         try:
             yield
@@ -672,9 +671,11 @@ class Network(threading.Thread):
             while not self._turn():
                 pass
         finally:  # even a bug here must not leave the main thread waiting for ever
+            self.has_ended = True
             self.has_begun.set()
-            if self._is_main_reading:
-                _interrupt_main()
+            while self._is_main_reading:
+                self._interrupt_main()
+                time.sleep(INTERRUPT_PAUSE)
 
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
@@ -696,9 +697,13 @@ class Network(threading.Thread):
         if is_over:
             return True
         timeout = max(0.0, deadline - time.monotonic())
+        if self._has_interrupt and self._is_main_reading:
+            timeout = min(timeout, INTERRUPT_PAUSE)
         readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
         if self._wakeup in readable:
-            self._wakeup.recv(4096)
+            self._has_interrupt |= signal.SIGINT in self._wakeup.recv(4096)
+        elif self._has_interrupt and self._is_main_reading:
+            self._interrupt_main()
         if self._udp in readable:
             self._receive()
         return False
@@ -726,13 +731,16 @@ class Network(threading.Thread):
         with self._lock:
             self._client.port_closed(time.monotonic())
 
-
-def _interrupt_main() -> None:
-    """Ends the main thread's wait for input."""
-    if hasattr(signal, "pthread_kill"):
-        main = threading.main_thread().ident
-        assert main is not None
-        signal.pthread_kill(main, signal.SIGINT)
+    def _interrupt_main(self) -> None:
+        """Ends the main thread's wait for input, as Ctrl-C would, but also where that is ignored:
+        in the background of a script."""
+        if hasattr(signal, "pthread_kill"):
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGUSR1)
+        elif self._client.is_over:  # Windows interrupts no thread, and has no modes to restore
+            print(f"chatclient.py: {self._client.failure}", file=sys.stderr)
+            os._exit(1)
 
 
 def converse(screen: Screen, network: Network) -> None:
@@ -825,6 +833,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="the server's UDP port (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    if not args.server_port:
+        parser.error("--server-port needs the number of the server's port, 1 to 65535")
     if args.port == args.server_port:
         parser.error(f"{args.port} is the server's own port: choose another for this client")
     return args
@@ -857,12 +867,15 @@ def open_socket(host: str, server_port: int, port: int) -> socket.socket:
 def _run(client: Client, udp: socket.socket, timing: Timing) -> None:
     screen = Screen()
     network = Network(client, udp, screen, timing)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.default_int_handler)
     network.start()
     try:
         network.has_begun.wait()
-        if not client.is_over:
-            with network.interrupting():
+        with network.interrupting():
+            if not network.has_ended:
                 converse(screen, network)
+        if not network.has_ended:
             patience = timing.leave_patience if screen.is_terminal else timing.deliver_patience
             network.leave(patience)
         network.join()

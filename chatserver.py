@@ -165,17 +165,32 @@ class Store:
     """
 
     def __init__(self, path: str, random_bytes: RandomBytes = os.urandom) -> None:
-        """Opens the file, or makes one that only its owner can read; StoreError if it cannot."""
+        """Opens the file, or makes one that only its owner can read; StoreError if it cannot, or
+        if another server has it: both would give the same numbers to different lines."""
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._file = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+            self._lock = self._open(f"{path}-lock")
+            self._lock.execute("BEGIN EXCLUSIVE")  # until the process ends, however it does
+        except sqlite3.OperationalError:
+            raise StoreError(
+                f"the room file {path} is in use by another chatserver.py: choose another with --db"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"the room file {path} cannot be used: {error.strerror}") from error
+        try:
+            self._file = self._open(path)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
             (self.log_id,) = self._file.execute("SELECT log_id FROM room_file").fetchone()
         except (OSError, sqlite3.Error) as error:
+            self._lock.close()
             words = getattr(error, "strerror", None) or str(error)
             raise StoreError(f"the room file {path} cannot be used: {words}") from error
+
+    @staticmethod
+    def _open(path: str) -> sqlite3.Connection:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        return sqlite3.connect(path, timeout=0.1, isolation_level=None)
 
     def _prepare(self, random_bytes: RandomBytes) -> None:
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
@@ -192,6 +207,7 @@ class Store:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.close()
 
     def bounds(self, key: bytes) -> tuple[int, int]:
         """(the oldest number kept, the next number) of a log."""
@@ -742,9 +758,9 @@ class Server:
     def _prove_untrusted(
         self, prove: protocol.Prove, data: bytes, address: Address, now: float
     ) -> bool:
-        if session := self._sessions.get(prove.session):
-            if (session.prove, session.address) == (data, address):
-                self._replies.append((session.welcome, address))
+        session = self._sessions.get(prove.session)
+        if session and (session.prove, session.address) == (data, address):
+            self._replies.append((session.welcome, address))
             return False
         if (knock := self._door.knock(prove, address, now)) is None:
             self._answer(protocol.Gone(prove.session), address, len(data))
@@ -958,7 +974,9 @@ def open_socket(host: str | None, port: int) -> socket.socket:
                 raise
     if host is None:
         return _bind(socket.AF_INET, ("0.0.0.0", port))
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    # Of a name with both kinds of address the client, too, takes the IPv4 one.
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
     return _bind(family, address)
 
 
@@ -1038,7 +1056,8 @@ def _why_not(error: OSError, host: str | None, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"{where} is already in use: is another chatserver.py running? "
-            f"Choose another port, for example: python chatserver.py {port % 65535 + 1}"
+            "Choose another port and another room file, for example: "
+            f"python chatserver.py {port % 65535 + 1} --db other.db"
         )
     return f"cannot listen on {where}: {error.strerror}"
 

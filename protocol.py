@@ -167,7 +167,6 @@ class Timing:
     hint_pause: float = 3.0  # a GONE, which anybody can forge, counts at most this often
     linger: float = 10.0  # a session that has left acknowledges for this long
     probe: float = 2.0  # how long a silent holder of a name may take to answer
-    attempt: float = 10.0  # a handshake that is not through by then starts anew
     max_pause: float = 10.0  # between two tries to reconnect
     closed_patience: float = 3.0  # a port that stays closed at the first joining
     join_patience: float = 60.0  # no answer at all at the first joining

@@ -86,6 +86,9 @@ class DeliveryTest(unittest.TestCase):
             self.assertEqual(public_lines(alice), [])
             self.assertEqual(public_lines(carol), [])
             self.assertEqual(alice.client.undelivered(), [])
+            alice.leave()
+            w.run(5)
+            self.assertTrue(alice.client.has_left, "its copy of the message has not come")
 
     def test_a_message_to_oneself_is_shown_once(self) -> None:
         with world() as w:
@@ -104,6 +107,9 @@ class DeliveryTest(unittest.TestCase):
             )
             self.assertEqual(alice.texts()[-1], expected)
             self.assertNotIn("later", " ".join(bob.texts()))
+            alice.leave()
+            w.run(1)
+            self.assertTrue(alice.client.has_left)
 
     def test_a_line_that_a_client_should_have_cleaned_is_refused(self) -> None:
         with world() as w:
@@ -122,6 +128,14 @@ class DeliveryTest(unittest.TestCase):
             alice.say("WHO", "WHO")
             w.run(10)
             self.assertEqual(alice.texts()[before:], ["* here: alice, bob"] * 2)
+
+    def test_who_asked_at_once_is_answered_besides_the_greeting(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                (alice,) = w.joined("alice")
+                alice.say("WHO")
+                w.run(10)
+                self.assertEqual([t for t in alice.texts() if "here" in t], ["* here: alice"] * 2)
 
     def test_a_roster_of_many_lines_is_shown_as_one(self) -> None:
         names = [f"member-with-a-long-name-{n:03}" for n in range(60)]
@@ -215,14 +229,15 @@ class HistoryTest(unittest.TestCase):
 
 class PresenceTest(unittest.TestCase):
     def test_joining_and_leaving_are_seen_by_the_others(self) -> None:
-        with world(3, BAD) as w:
-            alice, bob = w.joined("alice", "bob")
-            w.run(3)
-            bob.leave()
-            w.run(5)
-            self.assertTrue(bob.client.has_left)
-            seen = [text for text in alice.texts() if "bob" in text and "here" not in text]
-            self.assertEqual(seen, ["* bob joined", "* bob left"])
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                alice, bob = w.joined("alice", "bob")
+                w.run(3)
+                bob.leave()
+                w.run(20)
+                self.assertTrue(bob.client.has_left)
+                seen = [text for text in alice.texts() if "bob" in text and "here" not in text]
+                self.assertEqual(seen, ["* bob joined", "* bob left"])
 
     def test_a_silent_member_is_written_out_and_announced_again_when_back(self) -> None:
         with world() as w:
@@ -397,6 +412,8 @@ class RestartTest(unittest.TestCase):
             w.run(2)
             for turn in range(3):
                 self.assertEqual(bob.texts().count(f"alice: #{turn}.0"), 1)
+            # Back in the first room, everybody is a newcomer to it.
+            self.assertEqual(sum("earlier" in t and "#0." in t for t in bob.texts()), 20)
             self.assertEqual(public_lines(bob)[-1], "alice: #end")
 
     def test_who_does_not_come_back_after_a_restart_is_written_out(self) -> None:
@@ -513,6 +530,16 @@ class LeavingTest(unittest.TestCase):
             self.assertIsNone(alice.client.failure)
             self.assertEqual(len(public_lines(bob)), 50)
             self.assertEqual(bob.texts()[-1], "* alice left")
+
+    def test_leaving_waits_for_what_is_refused(self) -> None:
+        for seed in range(10):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                (alice,) = w.joined("alice")
+                alice.say("DM nobody #1")
+                alice.leave()
+                w.run(30)
+                self.assertTrue(alice.client.has_left)
+                self.assertEqual(len(public_lines(alice)), 1)
 
     def test_what_could_not_be_delivered_is_said(self) -> None:
         with world() as w:
@@ -666,15 +693,42 @@ class JoiningTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            for session, handshakes in ((b"another!", 0), (self.session_of(w, "alice"), 1)):
+            for is_right, handshakes in ((False, 0), (True, 1)):
                 before = len(w.network.sent)
                 for _ in range(20):
+                    session = self.session_of(w, "alice") if is_right else b"another!"
                     alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
                     w.run(0.1)
                 sent = w.network.sent[before:]
                 self.assertEqual(sum(b'"HELLO"' in d.data for d in sent), handshakes)
             self.check_that_they_talk(w, alice, bob)
             self.assertNotIn("left", " ".join(bob.texts()))
+
+    def test_a_handshake_beside_a_live_session_doubles_nothing(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                alice, bob = w.joined("alice", "bob")
+                for turn in range(8):
+                    session = self.session_of(w, "alice")
+                    alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
+                    for number in range(30):
+                        bob.say(f"#{turn}.{number}")
+                        w.run(0.11)
+                w.run(30)
+                expected = [f"bob: #{turn}.{n}" for turn in range(8) for n in range(30)]
+                self.assertEqual(public_lines(alice), expected)
+
+    def test_a_server_that_restarts_during_a_handshake_is_joined_all_the_same(self) -> None:
+        for packet in (b"COOKIE", b"CHALLENGE"):
+            with self.subTest(packet), world(faults=Faults(delays=(0.1, 0.1))) as w:
+                alice = w.client("alice")
+                self.assertTrue(
+                    w.network.run(5, lambda p=packet: any(p in d.data for d in w.network.sent))
+                )
+                w.server.kill()
+                w.server.start()
+                w.run(3)
+                self.assertTrue(alice.client.has_joined)
 
     def session_of(self, w: World, name: str) -> bytes:
         return w.server.server._room.members[name].session

@@ -19,11 +19,19 @@ class StoreTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name) / "chat.db"
+        self.open: Store | None = None
+        self.addCleanup(self.close)
+
+    def close(self) -> None:
+        if self.open:
+            self.open.close()
+            self.open = None
 
     def store(self) -> Store:
-        store = Store(str(self.path), Random(1).randbytes)
-        self.addCleanup(store.close)
-        return store
+        """Opens the file, as one server after the other would."""
+        self.close()
+        self.open = Store(str(self.path), Random(1).randbytes)
+        return self.open
 
     def write(self, store: Store, key: bytes, *lines: bytes) -> StoredLog:
         log = StoredLog(store, key, INBOX_TAIL)
@@ -107,7 +115,8 @@ class StoreTest(unittest.TestCase):
         here = Member(b"key", "Alice", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
         left = Member(b"gone", "bob", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
         store.commit([], [here, left])
-        (again,) = self.store().present()
+        store = self.store()
+        (again,) = store.present()
         for field in ("key", "name", "lines", "state", "since", "session", "host", "port"):
             self.assertEqual(getattr(again, field), getattr(here, field))
         found = store.member(b"gone")
@@ -176,13 +185,19 @@ class StoreTest(unittest.TestCase):
         self.assertEqual(self.path.read_bytes(), b"my diary\n" * 100)
 
     def test_a_file_of_a_newer_version_is_refused(self) -> None:
-        self.store().close()
+        self.store()
+        self.close()
         self.execute("PRAGMA user_version = 2")
         self.refused("version 2")
 
     def test_a_database_of_something_else_is_refused(self) -> None:
         self.execute("CREATE TABLE recipes (name)")
         self.refused("version 0")
+
+    def test_a_second_server_on_the_same_file_is_refused(self) -> None:
+        self.write(self.store(), b"room", b"one")
+        self.refused("in use by another chatserver.py: choose another with --db")
+        self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
 
     def test_a_path_that_does_not_exist_is_refused(self) -> None:
         self.path = self.path / "nowhere"

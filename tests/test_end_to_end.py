@@ -1,0 +1,527 @@
+"""The programs as people run them: real processes, sockets, signals, pipes and terminals."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+import unittest
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from itertools import combinations
+from typing import Final
+
+from protocol import MAX_DATAGRAM
+from tests.programs import (
+    LOCALHOST,
+    Program,
+    ProgramsTest,
+    TerminalProgram,
+    command,
+    free_port,
+    has_ipv6,
+    wait_until_joined,
+)
+from tests.relay import Relay
+
+HAS_PTY: Final = importlib.util.find_spec("termios") is not None and hasattr(os, "openpty")
+
+
+def public(name: str, *texts: str) -> list[str]:
+    """What others are shown when ``name`` says these."""
+    return [f"[HH:MM] {name}: {text}" for text in texts]
+
+
+def direct(name: str, *texts: str) -> list[str]:
+    """What the recipient is shown when ``name`` writes these."""
+    return [f"[HH:MM] {name} -> you: {text}" for text in texts]
+
+
+def talk(shown: Iterable[str]) -> list[str]:
+    """What was shown but for who came and went."""
+    passing = re.compile(r"\* here: .*|\[HH:MM\] \* \w+ (joined|left)")
+    return [line for line in shown if not passing.fullmatch(line)]
+
+
+def passages(shown: Iterable[str]) -> list[str]:
+    """Who came and went."""
+    return [line for line in shown if re.search(r" (joined|left)\b", line)]
+
+
+def of_sender(name: str, lines: Iterable[str]) -> list[str]:
+    return [line for line in lines if line.startswith(f"[HH:MM] {name}: ")]
+
+
+class RoomTest(ProgramsTest):
+    def assert_one_order(self, views: Mapping[str, list[str]]) -> None:
+        """Any two members have seen what third ones said in the same order."""
+        for (one, lines), (other, others) in combinations(views.items(), 2):
+            shared = [line for line in lines if not of_sender(other, [line])]
+            self.assertEqual(shared, [line for line in others if not of_sender(one, [line])])
+
+
+class ThreeClients(RoomTest):
+    """alice types; bob and carol read."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.start_server()
+        self.alice, self.bob, self.carol = (
+            self.start_client(name, self.server.port, port=free_port())
+            for name in ("alice", "bob", "carol")
+        )
+        for client in (self.alice, self.bob, self.carol):
+            wait_until_joined(client)
+
+    def transcripts(self) -> tuple[list[str], list[str], list[str]]:
+        """What the three have shown, but for who came and went, once alice's last line is there
+        and all have left."""
+        self.alice.type("the end")
+        for client in (self.bob, self.carol):
+            client.wait_for(*public("alice", "the end"))
+        shown = [talk(self.leave(client)) for client in (self.alice, self.bob, self.carol)]
+        for lines in shown[1:]:
+            self.assertEqual(lines.count(*public("alice", "the end")), 1)
+            lines.remove(*public("alice", "the end"))
+        return shown[0], shown[1], shown[2]
+
+    def test_a_line_without_a_command_and_pm_are_shown_once_to_everyone_else(self) -> None:
+        self.alice.type(
+            "hello", "PM hi all", "pm lower case", "  spaces around  ", "PM", "asked for"
+        )
+        alice, bob, carol = self.transcripts()
+        expected = public("alice", "hello", "hi all", "lower case", "spaces around", "asked for")
+        self.assertEqual(bob, expected)
+        self.assertEqual(carol, expected)
+        self.assertEqual(alice, [])
+
+    def test_a_direct_message_is_shown_once_and_to_its_recipient_only(self) -> None:
+        self.alice.type("DM bob inline", "dm BOB other case", "Dm  bob  wide", "DM carol for carol")
+        self.alice.type("DM", "bob", "by two prompts", "DM bob", "by one prompt")
+        expected = direct(
+            "alice", "inline", "other case", "wide", "by two prompts", "by one prompt"
+        )
+        self.bob.wait_for(*expected)
+        self.carol.wait_for(*direct("alice", "for carol"))
+        alice, bob, carol = self.transcripts()
+        self.assertEqual(bob, expected)
+        self.assertEqual(carol, direct("alice", "for carol"))
+        self.assertEqual(alice, [])
+
+    def test_what_is_typed_at_a_prompt_is_no_command(self) -> None:
+        self.alice.type("PM", "EX", "DM bob", "DM carol x")
+        self.bob.wait_for(*direct("alice", "DM carol x"))
+        alice, bob, carol = self.transcripts()
+        self.assertEqual(sorted(bob), sorted(public("alice", "EX") + direct("alice", "DM carol x")))
+        self.assertEqual(carol, public("alice", "EX"))
+        self.assertEqual(alice, [])
+
+    def test_blank_lines_are_nothing_and_an_empty_answer_cancels(self) -> None:
+        self.alice.type("", "   ", "\t")
+        self.alice.type("PM", "", "DM", "", "DM bob", " ", "DM", "bob", "")
+        self.assertEqual(self.transcripts(), ([], [], []))
+
+    def test_words_that_only_begin_like_a_command_are_public(self) -> None:
+        texts = ["ex machina", "who is there", "help me", "PMs are public", "exit"]
+        self.alice.type(*texts)
+        _, bob, carol = self.transcripts()
+        self.assertEqual(bob, public("alice", *texts))
+        self.assertEqual(carol, public("alice", *texts))
+
+    def test_a_direct_message_to_nobody_is_not_published_and_its_sender_is_told(self) -> None:
+        self.alice.type("dm me later", "DM m@e soon")
+        told = (
+            "* not delivered: nobody here is called me. To say it to everyone: PM DM me later",
+            "* not sent: 'm@e' is not a username: 1 to 32 ASCII letters, digits, '_', '-' or '.', "
+            "beginning with a letter or digit. To say it to everyone: PM DM m@e soon",
+        )
+        self.alice.wait_for(*told)
+        self.alice.type("PM DM me later")  # as the hint has it
+        alice, bob, carol = self.transcripts()
+        self.assertEqual(sorted(alice), sorted(told))
+        self.assertEqual(bob, public("alice", "DM me later"))
+        self.assertEqual(carol, public("alice", "DM me later"))
+
+    def test_ex_in_any_case_leaves_with_status_0_and_the_others_see_it(self) -> None:
+        self.carol.type("EX")
+        self.end(self.carol)
+        self.alice.wait_for("[HH:MM] * carol left")
+        self.bob.type("ex")
+        self.end(self.bob)
+        self.alice.wait_for("[HH:MM] * bob left")
+        left = [line for line in self.leave(self.alice) if "left" in line]
+        self.assertEqual(left, ["[HH:MM] * carol left", "[HH:MM] * bob left"])
+
+    def test_who_shows_everyone_and_help_the_commands_to_the_asker_only(self) -> None:
+        self.alice.type("WHO", "help")
+        self.alice.wait_for("* here: alice, bob, carol")
+        alice, bob, carol = self.transcripts()
+        for word in ("PM", "DM", "WHO", "EX"):
+            self.assertTrue([line for line in alice if re.match(rf"\* .*\b{word}\b", line)], word)
+        self.assertEqual((bob, carol), ([], []))
+
+
+class Formats(RoomTest):
+    def test_every_kind_of_line_in_a_pipe(self) -> None:
+        server = self.start_server()
+        start = time.strftime("%H:%M")
+        (alice,) = self.join(server.port, "alice")
+        (bob,) = self.join(server.port, "Bob")
+        alice.wait_for("[HH:MM] * Bob joined")
+        alice.type("hello", "WHO")
+        bob.wait_for("[HH:MM] alice: hello")
+        alice.type("DM bob hi")
+        bob.wait_for("[HH:MM] alice -> you: hi")
+        (carol,) = self.join(server.port, "carol")
+        self.leave(carol)
+        for client in (alice, bob):
+            client.wait_for("[HH:MM] * carol left")
+        clocks = set(re.findall(r"\[(\d\d:\d\d)\]", "\n".join(bob.printed)))
+        self.assertLessEqual(clocks, {start, time.strftime("%H:%M")})
+        self.assertEqual(
+            self.leave(bob),
+            [
+                "* here: alice, Bob",
+                "[HH:MM] alice: hello",
+                "[HH:MM] alice -> you: hi",
+                "[HH:MM] * carol joined",
+                "[HH:MM] * carol left",
+            ],
+        )
+        alice.wait_for("[HH:MM] * Bob left")
+        self.assertEqual(
+            self.leave(alice),
+            [
+                "* here: alice",
+                "[HH:MM] * Bob joined",
+                "* here: alice, Bob",
+                "[HH:MM] * carol joined",
+                "[HH:MM] * carol left",
+                "[HH:MM] * Bob left",
+            ],
+        )
+
+    def test_a_newcomer_sees_the_last_public_lines_and_no_joins_and_leaves(self) -> None:
+        server = self.start_server("--history", "3")
+        (alice,) = self.join(server.port, "alice")
+        alice.type("one", "two", "three", "DM alice a secret")
+        (bob,) = self.join(server.port, "bob")
+        bob.type("four")
+        alice.wait_for("[HH:MM] bob: four")
+        self.leave(bob)
+        (carol,) = self.join(server.port, "carol")
+        earlier = ["* earlier: [HH:MM] alice: two", "* earlier: [HH:MM] alice: three"]
+        earlier += ["* earlier: [HH:MM] bob: four"]
+        carol.wait_for(*earlier)
+        alice.type("five")
+        carol.wait_for("[HH:MM] alice: five")
+        shown = self.leave(carol)
+        shown.remove("* here: alice, carol")  # comes by another log, and so at any point
+        self.assertEqual(shown, [*earlier, "[HH:MM] alice: five"])
+
+
+class BadNetwork(RoomTest):
+    NAMES: Final = ("alice", "bob", "carol", "dave")
+    SETTLES: Final = 20.0  # seconds; half of that is usual, and the rate limit alone takes 3
+
+    def lines_of(self, name: str) -> list[str]:
+        """60 lines, every sixth of them for one member alone."""
+        index = self.NAMES.index(name)
+        other = self.NAMES[(index + 1) % len(self.NAMES)]
+        long = "plaintext " * (1 + 2 * index)
+        return [f"DM {other} {name} {n}" if n % 6 == 5 else f"{long}{name} {n}" for n in range(60)]
+
+    def said(self, name: str) -> list[str]:
+        texts = [line for line in self.lines_of(name) if not line.startswith("DM ")]
+        return public(name, *texts)
+
+    def test_every_member_sees_every_line_once_and_in_one_order(self) -> None:
+        server = self.start_server("--history", "1000")
+        with Relay(server.port, seed=7) as relay:
+            clients = dict(zip(self.NAMES, self.join(relay.port, *self.NAMES)))
+            for name, client in clients.items():
+                client.type(*self.lines_of(name))
+            start = time.monotonic()
+            for client in clients.values():
+                client.wait_until(lambda c=client: len(self.lines(c)) >= 160, "160 lines")  # type: ignore[misc]
+            self.assertLess(time.monotonic() - start, self.SETTLES)
+            (newcomer,) = self.join(server.port, "newcomer")
+            newcomer.wait_until(lambda: len(talk(newcomer.shown)) >= 200, "200 lines")
+            order = [line.removeprefix("* earlier: ") for line in talk(self.leave(newcomer))]
+            views = {name: self.lines(client) for name, client in clients.items()}
+            for client in clients.values():
+                client.type("EX")
+            for client in clients.values():
+                self.end(client)
+                self.assertEqual(len(self.lines(client)), 160)
+        for name in self.NAMES:
+            self.assertEqual(of_sender(name, order), self.said(name))
+        for index, (name, view) in enumerate(views.items()):
+            others = [line for line in order if not of_sender(name, [line])]
+            self.assertEqual([line for line in view if " -> you: " not in line], others)
+            writer = self.NAMES[index - 1]
+            self.assertEqual(
+                [line for line in view if " -> you: " in line],
+                direct(writer, *(f"{writer} {n}" for n in range(5, 60, 6))),
+            )
+        self.assert_small_and_sealed(relay.seen)
+
+    def lines(self, client: Program) -> list[str]:
+        return [line for line in client.shown if re.match(r"\[HH:MM\] \w+( -> you)?: ", line)]
+
+    def assert_small_and_sealed(self, datagrams: list[bytes]) -> None:
+        self.assertGreater(len(datagrams), 100)
+        sizes = sorted(map(len, datagrams))
+        self.assertLessEqual(sizes[-1], MAX_DATAGRAM)
+        self.assertLessEqual(MAX_DATAGRAM, 1200)
+        self.assertGreater(sizes[-1], 1000)  # or the limit has not been tried
+        for data in datagrams:
+            for text in (b"plaintext", b"alice 5", b" -> ", b"DM bob"):
+                self.assertNotIn(text, data)
+                self.assertNotIn(text.hex().encode(), data)
+
+
+class Pipes(RoomTest):
+    def test_everything_is_delivered_at_the_end_of_input(self) -> None:
+        server = self.start_server()
+        alice, bob = self.join(server.port, "alice", "bob")
+        texts = [f"line {n}" for n in range(35)]  # 5 more than the rate limit lets through at once
+        alice.type("DM bob first", *texts)
+        alice.type_bytes(b"no newline")
+        alice.end_input()
+        self.assertEqual(talk(self.end(alice)), [])
+        bob.wait_for("[HH:MM] * alice left", *direct("alice", "first"))
+        bob_saw = self.leave(bob)
+        self.assertEqual(of_sender("alice", bob_saw), public("alice", *texts, "no newline"))
+        self.assertEqual(talk(bob_saw).count(*direct("alice", "first")), 1)
+
+    def test_input_that_is_not_utf_8_is_replaced_and_control_characters_are_removed(self) -> None:
+        server = self.start_server()
+        alice, bob = self.join(server.port, "alice", "bob")
+        alice.type_bytes(b"caf\xe9\nna\xc3\xafve\nre\x1b[31md\x07\n")
+        bob.wait_for(*public("alice", "caf\ufffd", "na\u00efve", "re[31md"))
+        self.leave(alice)
+        self.assertEqual(len(of_sender("alice", self.leave(bob))), 3)
+
+    @unittest.skipUnless(os.name == "posix", "needs head")
+    def test_a_reader_that_goes_away_ends_the_client_quietly(self) -> None:
+        server = self.start_server()
+        (alice,) = self.join(server.port, "alice")
+        with subprocess.Popen(
+            ["head", "-n", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as head:
+            assert head.stdin
+            assert head.stdout
+            bob = self.start_client("bob", server.port, stdout=head.stdin.fileno())
+            head.stdin.close()
+            self.assertEqual(head.stdout.readline(), b"* here: alice, bob\n")
+            self.assertEqual(head.wait(), 0)
+        alice.type("one")
+        # bob's own input has no end: it is the lack of a reader that makes him leave.
+        self.assertEqual((bob.status(), bob.complaints), (0, []))
+        alice.wait_for("[HH:MM] * bob left")
+
+
+class Ends(RoomTest):
+    """Signals, crashes and a file that is locked."""
+
+    SHUTTING_DOWN: Final = "* the server is shutting down: waiting for it to return"
+
+    def test_sigterm_and_sigint_end_the_server_with_status_0_and_members_are_told(self) -> None:
+        port = free_port()
+        clients: list[Program] = []
+        for times, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
+            server = self.start_server(port=port)
+            if not clients:
+                clients = self.join(port, "alice", "bob")
+            for client in clients:  # who has come back once the server was
+                client.type(f"round {times}")
+            for client, other in zip(clients, ("bob", "alice")):
+                client.wait_for(*public(other, f"round {times}"))
+            server.send_signal(number)
+            self.assertEqual(server.status(), 0)
+            for line in server.complaints:
+                self.assertNotIn("Traceback", line)
+            for client in clients:
+                client.wait_for(self.SHUTTING_DOWN, times=times)
+
+    def test_sigint_in_a_client_leaves_with_status_0(self) -> None:
+        server = self.start_server()
+        alice, bob = self.join(server.port, "alice", "bob")
+        bob.type("a last word")
+        alice.wait_for(*public("bob", "a last word"))
+        bob.send_signal(signal.SIGINT)
+        self.end(bob)
+        alice.wait_for("[HH:MM] * bob left")
+
+    def test_a_server_that_is_killed_loses_and_doubles_nothing(self) -> None:
+        port = free_port()
+        names = ("alice", "bob", "carol")
+        server = self.start_server(port=port)
+        clients = dict(zip(names, self.join(port, *names)))
+        rounds = 2
+        for number in range(rounds):
+            for client in clients.values():
+                client.type(f"before {number}")
+            # Not to be waited for: what is on its way when the server dies is what matters.
+            server.process.kill()
+            server.status()
+            for client in clients.values():
+                client.type(f"without {number}")
+            server = self.start_server(port=port)
+            for client in clients.values():
+                client.type(f"after {number}")
+            for name, client in clients.items():
+                client.wait_for(*(f"[HH:MM] {n}: after {number}" for n in names if n != name))
+        views = {name: self.leave(client) for name, client in clients.items()}
+        texts = [f"{when} {n}" for n in range(rounds) for when in ("before", "without", "after")]
+        for name, view in views.items():
+            for other in names:
+                said = public(other, *texts) if other != name else []
+                self.assertEqual(of_sender(other, view), said, f"as {name} saw it")
+            here = [line for line in view if line.startswith("* here")]
+            self.assertEqual(len(here), 1)
+            joined = [line for line in view if "joined" in line]
+            self.assertEqual(len(joined), len(set(joined)))
+            self.assertFalse([line for line in view if "(" in line])  # no reason to have left
+        self.assert_one_order(
+            {
+                name: [line for line in view if re.match(r"\[HH:MM\] \w+: ", line)]
+                for name, view in views.items()
+            }
+        )
+
+    def test_a_client_that_was_killed_comes_back_under_its_name_from_its_port(self) -> None:
+        server = self.start_server(probe=0.3)
+        (alice,) = self.join(server.port, "alice")
+        port = free_port()
+        bob = self.start_client("bob", server.port, port=port)
+        alice.wait_for("[HH:MM] * bob joined")
+        bob.process.kill()
+        bob.status()
+        wait_until_joined(self.start_client("bob", server.port, port=port))
+        alice.wait_for("[HH:MM] * bob joined", times=2)
+        self.assertEqual(
+            passages(self.leave(alice)),
+            ["[HH:MM] * bob joined", "[HH:MM] * bob left (replaced)", "[HH:MM] * bob joined"],
+        )
+
+    def test_nothing_is_said_before_it_is_on_disk(self) -> None:
+        server = self.start_server(store_pause=0.2)
+        alice, bob = self.join(server.port, "alice", "bob")
+        with closing(sqlite3.connect(self.db, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            alice.type("held back")
+            alice.end_input()
+            server.wait_for_complaint("the room file cannot be written")
+            self.assertNotIn(public("alice", "held back")[0], bob.shown)
+            self.assertIsNone(alice.process.poll())  # it does not take the line for delivered
+            other.execute("ROLLBACK")
+        bob.wait_for(*public("alice", "held back"))
+        self.end(alice)
+        bob.wait_for("[HH:MM] * alice left")
+        self.assertEqual(of_sender("alice", self.leave(bob)), public("alice", "held back"))
+
+
+class Addresses(RoomTest):
+    def assert_hear_each_other(self, clients: Mapping[str, Program]) -> None:
+        for name, client in clients.items():
+            client.type(f"I am {name}")
+        for name, client in clients.items():
+            client.wait_for(*(f"[HH:MM] {n}: I am {n}" for n in clients if n != name))
+
+    @unittest.skipUnless(has_ipv6(), "this host has no IPv6")
+    def test_members_by_ipv4_and_by_ipv6_are_in_one_room(self) -> None:
+        server = self.start_server(host=None)
+        hosts = {"alice": "::1", "bob": LOCALHOST, "carol": "localhost"}
+        clients = {
+            name: self.start_client(name, server.port, host=host) for name, host in hosts.items()
+        }
+        for client in clients.values():
+            wait_until_joined(client)
+        self.assert_hear_each_other(clients)
+
+    def test_a_host_name_will_do_for_both_programs(self) -> None:
+        server = self.start_server(host="localhost")
+        clients = {
+            name: self.start_client(name, server.port, host="localhost")
+            for name in ("alice", "bob")
+        }
+        for client in clients.values():
+            wait_until_joined(client)
+        self.assert_hear_each_other(clients)
+
+
+@unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
+class Terminals(RoomTest):
+    ROWS, COLUMNS = 8, 40
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.start_server()
+        (self.alice,) = self.join(server.port, "alice")
+        arguments = [LOCALHOST, "0", "bob", "--server-port", str(server.port)]
+        start = command("chatclient", arguments, {})
+        self.bob = TerminalProgram(start, self.folder, self.ROWS, self.COLUMNS)
+        self.addCleanup(self.bob.stop)
+        self.bob.wait_for("* here: alice, bob", ">", cursor=2)
+
+    def test_an_incoming_line_leaves_a_half_typed_one_intact(self) -> None:
+        self.bob.type("half a lne")
+        self.bob.wait_for("> half a lne", cursor=12)
+        self.bob.type("\033[D\033[D")  # two columns to the left
+        self.bob.wait_for("> half a lne", cursor=10)
+        self.alice.type("hello")
+        self.bob.wait_for("[HH:MM] alice: hello", "> half a lne", cursor=10)
+        self.alice.type(*map(str, range(20)))  # more than there are rows: the screen scrolls
+        last = public("alice", *map(str, range(13, 20)))
+        self.bob.wait_for(*last, "> half a lne", cursor=10)
+        self.bob.type("i")
+        self.bob.wait_for("> half a line", cursor=11)
+        self.bob.type("\r")
+        self.alice.wait_for(*public("bob", "half a line"))
+        self.bob.wait_for(*last[2:], "> half a line", ">", cursor=2)
+
+    def test_lines_that_are_wider_than_the_screen_do_not_touch_each_other(self) -> None:
+        typed = "wide " * 10 + "enough"
+        self.bob.type(typed)
+
+        def is_typed() -> bool:  # its end is in the row, and has scrolled the rest away
+            row = self.bob.rows[-1]
+            return row.endswith("enough") and self.bob.cursor == len(row)
+
+        self.bob.wait_until(is_typed, "what was typed")
+        row, column = self.bob.rows[-1], self.bob.cursor
+        self.alice.type("123456789 " * 6 + "end")
+        pieces = [
+            "[HH:MM] alice: 123456789 123456789 12345",
+            "6789 123456789 123456789 123456789 end",
+        ]
+        self.bob.wait_for("* here: alice, bob", *pieces, row, cursor=column)
+        self.bob.type("\r")
+        self.alice.wait_for(*public("bob", typed))
+
+    def test_ctrl_d_leaves_with_status_0_and_restores_the_terminal(self) -> None:
+        self.bob.type("\x04")
+        status, attributes = self.bob.status()
+        self.assertEqual(status, 0)
+        self.assertEqual(attributes, self.bob.attributes_before)
+        self.alice.wait_for("[HH:MM] * bob left")
+
+    def test_ctrl_c_leaves_with_status_0_and_restores_the_terminal(self) -> None:
+        self.bob.type("half a li")
+        self.bob.wait_for("> half a li", cursor=11)
+        self.bob.press_ctrl_c()
+        status, attributes = self.bob.status()
+        self.assertEqual(status, 0)
+        self.assertEqual(attributes, self.bob.attributes_before)
+        self.alice.wait_for("[HH:MM] * bob left")
+        self.assertNotIn("Traceback", "\n".join(self.bob.rows))
+
+
+if __name__ == "__main__":
+    unittest.main()
