@@ -425,15 +425,6 @@ class TerminalProgram:
 
         self.wait_until(is_so, f"{rows} and column {cursor}")
 
-    def press_ctrl_c(self) -> None:
-        """Until it ends: what comes after Python has looked for signals and before it waits for
-        keys again is noticed with the next key only, and a person would press it again."""
-        for _ in range(3):
-            self.type("\x03")
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(PATIENCE / 3)
-                return
-
     def status(self) -> tuple[int, list[object]]:
         """The exit status, and the terminal's attributes then."""
         return self._process.wait(PATIENCE), self._get_attributes()

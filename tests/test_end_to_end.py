@@ -515,7 +515,7 @@ class Terminals(RoomTest):
     def test_ctrl_c_leaves_with_status_0_and_restores_the_terminal(self) -> None:
         self.bob.type("half a li")
         self.bob.wait_for("> half a li", cursor=11)
-        self.bob.press_ctrl_c()
+        self.bob.type("\x03")
         status, attributes = self.bob.status()
         self.assertEqual(status, 0)
         self.assertEqual(attributes, self.bob.attributes_before)

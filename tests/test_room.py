@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import unittest
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import protocol
@@ -38,6 +39,10 @@ def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
     w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
     w.run(0)
     return [d.data for d in w.network.sent[before:] if d.target == source]
+
+
+def has_sent(w: World, word: bytes) -> bool:
+    return any(word in datagram.data for datagram in w.network.sent)
 
 
 def hello(name: str = "mallory", version: int = protocol.VERSION) -> Hello:
@@ -722,9 +727,7 @@ class JoiningTest(unittest.TestCase):
         for packet in (b"COOKIE", b"CHALLENGE"):
             with self.subTest(packet), world(faults=Faults(delays=(0.1, 0.1))) as w:
                 alice = w.client("alice")
-                self.assertTrue(
-                    w.network.run(5, lambda p=packet: any(p in d.data for d in w.network.sent))
-                )
+                self.assertTrue(w.network.run(5, partial(has_sent, w, packet)))
                 w.server.kill()
                 w.server.start()
                 w.run(3)

@@ -182,7 +182,7 @@ class ServerUsage(OneLineTest):
             {
                 (taken, "--host", LOCALHOST, *db): (
                     f"UDP port {taken} on {LOCALHOST} is already in use",
-                    "Choose another port, for example: python chatserver.py ",
+                    "Choose another port and another room file, for example: python chatserver.py ",
                 ),
                 (taken, *db): (f"UDP port {taken} on all addresses is already in use",),
                 ("0", "--host", "192.0.2.1", *db): ("cannot listen on UDP port 0 on 192.0.2.1",),
