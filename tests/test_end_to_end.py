@@ -309,6 +309,16 @@ class Pipes(RoomTest):
 
     @unittest.skipUnless(os.name == "posix", "needs head")
     def test_a_reader_that_goes_away_ends_the_client_quietly(self) -> None:
+        self.check_that_losing_its_reader_ends_a_client()
+
+    @unittest.skipUnless(os.name == "posix", "needs head")
+    def test_it_does_so_too_where_sigint_is_ignored(self) -> None:
+        """As in the background of a script."""
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.check_that_losing_its_reader_ends_a_client()
+
+    def check_that_losing_its_reader_ends_a_client(self) -> None:
         server = self.start_server()
         (alice,) = self.join(server.port, "alice")
         with subprocess.Popen(
