@@ -159,7 +159,7 @@ class Timing:
     max_timeout: float = 8.0  # of a retransmission, backed off
     ack_delay: float = 0.2  # how long an acknowledgement waits for company
     ack_allowance: float = 0.3  # what a timeout adds for the other side's ack_delay
-    keepalive: float = 20.0  # below the 30 s after which NATs may forget: RFC 4787 §4.3 and use
+    keepalive: float = 20.0  # RFC 8085 §3.5: not more often than every 15 s
     keepalive_jitter: float = 5.0  # so that a thousand members do not ask together
     server_silence: float = 75.0  # three keepalives lost: the member is written out
     client_silence: float = 45.0  # the client says "reconnecting" well before that
