@@ -38,7 +38,7 @@ from types import ModuleType
 from typing import Final, NoReturn, TypeAlias, assert_never
 
 import protocol
-from protocol import TIMING, VERSION, LogId, ProtocolError, Relayed, Timing, fold
+from protocol import TIMING, VERSION, LogId, ProtocolError, Timing, fold
 
 readline: ModuleType | None
 try:
@@ -56,6 +56,7 @@ HELP: Final = (  # narrow enough for a small screen
     "EX            leave (Ctrl-D too)",
 )
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
+MAX_BACKLOG: Final = 1000  # lines that wait to be sent: an endless pipe must not fill the memory
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
 # -------------------------------------------------------------------------------------- joining
@@ -130,21 +131,6 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A line of the room or of the inbox, to be shown."""
-
-    relayed: Relayed
-    is_history: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Words of the client or the server, to be shown."""
-
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
 class Session:
     """A proven connection."""
 
@@ -152,7 +138,6 @@ class Session:
     keys: protocol.SessionKeys
     blocks: protocol.RoomBlocks
     channel: protocol.Channel
-    starts_at: int  # the first line of ours that it did not find delivered
 
     @property
     def delivered(self) -> int:
@@ -164,14 +149,14 @@ class Client:
     """One member, from the first HELLO to the acknowledged EX.
 
     ``receive_untrusted`` and ``port_closed`` say what came from the socket; ``datagrams`` is what
-    is due now, and ``deadline`` when next; ``events`` collects what is to be shown.
+    is due now, and ``deadline`` when next; ``shown`` collects the lines for the screen.
     """
 
     def __init__(
         self, username: str, server: str, timing: Timing, random_bytes: RandomBytes, now: float
     ) -> None:
         self.username = username
-        self.events: list[Heard | Told] = []
+        self.shown: list[str] = []
         self.failure: str | None = None  # why the program has to end with status 1
         self.has_left = False
         self._server = server  # in words
@@ -182,11 +167,9 @@ class Client:
         self._session: Session | None = None
         self._history_end = 0
         self._roster: list[str] = []
-        self._wants_roster = True  # it is shown once on joining
-        self._is_greeting = True  # the next roster is the one that begins a session
 
         # Delivery: queue -> (at the agreed rate) outbox -> the server's cursor -> shown again
-        self._queue: deque[protocol.Message] = deque()
+        self._queue: deque[protocol.Message] = deque([protocol.Who()])
         self._outbox = protocol.Log()
         self._pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
         self._bucket = protocol.Bucket(0, 0)
@@ -278,65 +261,73 @@ class Client:
                     self._doubt(now)
                 elif self._attempt and self._attempt.is_for(session) and self._may_hint(now):
                     self._attempt = self._new_attempt(now)
-            case protocol.Refused(nonce, code, text):
+            case protocol.Refused(nonce, _, text):
                 if self._attempt and self._attempt.nonce == nonce:
-                    self._refused(code, protocol.clean_text(text), now)
+                    self._refused(protocol.clean_text(text), now)
             case _ if self._attempt:
                 if terms := self._attempt.receive_untrusted(record, data, self._resume(), now):
                     self._welcomed(terms, self._attempt, now)
 
     def _read_untrusted(self, log: LogId, number: int, raw: bytes, now: float) -> None:
+        """Takes a line; what of it concerns the person is shown."""
         relayed = protocol.parse_relayed_untrusted(raw)
-        is_own = fold(relayed.sender) == fold(self.username)
+        at, sender = time.strftime("[%H:%M]", time.localtime(relayed.unix)), relayed.sender
         is_history = log is LogId.ROOM and number < self._history_end
+        has_our_name = fold(sender) == fold(self.username)
         match relayed.event:
+            case protocol.Public(text) if is_history:
+                self._tell(f"earlier: {at} {sender}: {text}")
+            case protocol.Public(text) as message:
+                if not (has_our_name and self._settle(message, now)):
+                    self.shown.append(f"{at} {sender}: {text}")
+            case protocol.Direct(to, text) as message:
+                if has_our_name:
+                    self._settle(message, now)
+                if fold(to) == fold(self.username):
+                    self.shown.append(f"{at} {sender} -> you: {text}")
             case protocol.Declined(refused, words):
                 self._show_refusal(self._pending.pop(refused, None), words)
+                self._progress_at = now
             case protocol.Roster(more, names):
                 self._roster += names
                 if not more:
                     self._show_roster()
             case protocol.Closing():
-                self.events.append(Told("the server is shutting down: waiting for it to return"))
-            case protocol.Public() | protocol.Direct() as message:
-                if is_own and not is_history:
-                    self._settle(message)
-                self.events.append(Heard(relayed, is_history))
-            case protocol.Joined() | protocol.Exit():
-                if not is_own and not is_history:
-                    self.events.append(Heard(relayed, is_history))
+                self._tell("the server is shutting down: waiting for it to return")
+            case protocol.Joined() | protocol.Exit() if is_history or has_our_name:
+                pass
+            case protocol.Joined():
+                self.shown.append(f"{at} * {sender} joined")
+            case protocol.Exit(reason):
+                self.shown.append(f"{at} * {sender} left" + (f" ({reason})" if reason else ""))
             case _:
                 assert_never(relayed.event)
-        self._progress_at = now
 
-    def _settle(self, message: protocol.Public | protocol.Direct) -> None:
-        """A line of ours has come back: it is where everybody sees it."""
-        as_line = protocol.format_message(message)
+    def _settle(self, message: protocol.Message, now: float) -> bool:
+        """Whether this is a line of ours that has come back: it is where everybody sees it. The
+        name alone would not tell, since while we were away it may have had another owner."""
+        as_line = fold(protocol.format_message(message))
         for number, pending in self._pending.items():
-            if fold(protocol.format_message(pending)) == fold(as_line):
+            if fold(protocol.format_message(pending)) == as_line:
                 del self._pending[number]
-                return
+                self._progress_at = now
+                return True
+        return False
 
     def _show_refusal(self, message: protocol.Message | None, words: str) -> None:
         hint = ""
         if isinstance(message, protocol.Direct):
             hint = f". To say it to everyone: PM {protocol.format_message(message)}"
-        self.events.append(Told(f"not delivered: {words}{hint}"))
+        self._tell(f"not delivered: {words}{hint}")
 
     def _show_roster(self) -> None:
-        """A session begins with a roster, which also answers what was asked in an earlier one;
-        the others answer WHO after WHO."""
-        asked = [n for n, message in self._pending.items() if isinstance(message, protocol.Who)]
-        if self._is_greeting and self._session:
-            asked = [number for number in asked if number < self._session.starts_at]
-        else:
-            asked = asked[:1]
-        if asked or self._wants_roster:
-            self._tell(f"here: {', '.join(self._roster)}")
-        for number in asked:
-            del self._pending[number]
-        self._wants_roster = self._is_greeting = False
+        self._tell(f"here: {', '.join(self._roster)}")
         self._roster = []
+        self._pending.pop(min(self._asked(), default=-1), None)
+
+    def _asked(self) -> list[int]:
+        """The numbers of the WHOs that have no answer yet."""
+        return [n for n, message in self._pending.items() if isinstance(message, protocol.Who)]
 
     # -- joining and joining again
 
@@ -363,7 +354,7 @@ class Client:
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
 
-    def _refused(self, code: str, words: str, now: float) -> None:
+    def _refused(self, words: str, now: float) -> None:
         """Turned away. That ends the first joining; later it may pass, since nobody has proved
         that it was the server who said so."""
         if not self.has_joined:
@@ -392,7 +383,9 @@ class Client:
         self._outbox.drop(terms.lines)
         self._log_id = terms.log_id
         self._roster = []
-        self._is_greeting = True
+        for number in reversed(self._asked()):
+            if number < terms.lines:  # the answer went with the old session: asks again
+                self._queue.appendleft(self._pending.pop(number))
         self._bucket = protocol.Bucket(terms.rate, terms.rate * protocol.BURST_SECONDS)
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
@@ -410,12 +403,13 @@ class Client:
         blocks = protocol.RoomBlocks(terms.room_key)
         assert attempt.proven  # or there would be no WELCOME
         prove, keys = attempt.proven
-        return Session(prove.session, keys, blocks, channel, terms.lines)
+        return Session(prove.session, keys, blocks, channel)
 
     def _drop_numbered(self, terms: protocol.Terms) -> None:
         """The server does not know this instance: to send again might say things twice."""
         for message in self._pending.values():
-            self._tell(f"may not have arrived: {protocol.format_message(message)}")
+            if message != protocol.Who():
+                self._tell(f"may not have arrived: {protocol.format_message(message)}")
         self._pending.clear()
         self._outbox = protocol.Log(terms.lines)
         self._exit = None
@@ -431,13 +425,15 @@ class Client:
             self._has_said_trouble = False
 
     def _tell(self, words: str) -> None:
-        self.events.append(Told(words))
+        self.shown.append(f"* {words}")
 
     # -- what is due
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
-        self._watch(now)
+        for when, bring_about in list(self._timers()):
+            if when <= now and not self.is_over:
+                bring_about(now)
         if self._session:
             self._write(self._session, now)
         out = []
@@ -452,30 +448,37 @@ class Client:
                 )
         return out
 
-    def _watch(self, now: float) -> None:
-        """What time alone brings about."""
+    def _timers(self) -> Iterator[tuple[float, Callable[[float], None]]]:
+        """What time alone brings about, and when."""
+        timing = self._timing
         if self._session is None:
-            self._watch_joining(now)
+            yield self._closed_since + timing.closed_patience, self._fail_closed
+            yield self._trouble_since + timing.join_patience, self._fail_silent
         elif self._attempt is None:
-            if now >= self._session.channel.heard_at + self._timing.client_silence:
-                self._attempt = self._new_attempt(now)
-                self._trouble_since = now
-                self._say_trouble("nothing heard from the server: reconnecting")
-        elif now >= self._trouble_since + self._timing.trouble:
-            self._say_trouble("the connection is lost: reconnecting")
-        if now >= self._progress_at + self._patience and not self.is_over:
-            self._give_up()
+            yield self._session.channel.heard_at + timing.client_silence, self._lose_session
+        if self._attempt and not self._has_said_trouble and self._closed_since == inf:
+            yield self._trouble_since + timing.trouble, self._mention_trouble
+        yield self._progress_at + self._patience, self._give_up
 
-    def _watch_joining(self, now: float) -> None:
-        if now >= self._closed_since + self._timing.closed_patience:
-            self.failure = f"nobody is listening on {self._server}: is chatserver.py running there?"
-        elif now >= self._trouble_since + self._timing.join_patience:
-            self.failure = (
-                f"no answer from {self._server}: is the address right, and does every "
-                "firewall on the way let UDP through?"
-            )
-        elif now >= self._trouble_since + self._timing.trouble:
-            self._say_trouble(f"no answer from {self._server} yet: still trying")
+    def _fail_closed(self, now: float) -> None:
+        self.failure = f"nobody is listening on {self._server}: is chatserver.py running there?"
+
+    def _fail_silent(self, now: float) -> None:
+        self.failure = (
+            f"no answer from {self._server}: is the address right, and does every firewall on "
+            "the way let UDP through?"
+        )
+
+    def _lose_session(self, now: float) -> None:
+        self._attempt = self._new_attempt(now)
+        self._trouble_since = now
+        self._say_trouble("nothing heard from the server: reconnecting")
+
+    def _mention_trouble(self, now: float) -> None:
+        words = "the connection is lost: reconnecting"
+        if self._session is None:
+            words = f"no answer from {self._server} yet: still trying"
+        self._say_trouble(words)
 
     def _write(self, session: Session, now: float) -> None:
         """Numbers what the rate allows; the last line is EX, once all others have come back."""
@@ -489,13 +492,18 @@ class Client:
         if self._exit is not None and session.delivered > self._exit:
             self.has_left = True
 
+    @property
+    def backlog(self) -> int:
+        """How many lines wait for their turn."""
+        return len(self._queue)
+
     def undelivered(self) -> list[protocol.Message]:
         """What was said and is not known to be on the server's disk, in order."""
         delivered = self._session.delivered if self._session else 0
         numbered = [message for number, message in self._pending.items() if number >= delivered]
-        return numbered + list(self._queue)
+        return [m for m in (*numbered, *self._queue) if m != protocol.Who()]
 
-    def _give_up(self) -> None:
+    def _give_up(self, now: float) -> None:
         late = self.undelivered()
         for message in late:
             self._tell(f"not delivered: {protocol.format_message(message)}")
@@ -507,48 +515,17 @@ class Client:
 
     def deadline(self) -> float:
         """When ``datagrams`` is to be called again if nothing happens before."""
-        times = [self._progress_at + self._patience]
+        times = [when for when, _ in self._timers()]
         if self._attempt:
             times.append(self._attempt.send_at)
-            if not self._has_said_trouble:
-                times.append(self._trouble_since + self._timing.trouble)
-        if self._session is None:
-            times.append(self._closed_since + self._timing.closed_patience)
-            times.append(self._trouble_since + self._timing.join_patience)
-            return min(times)
-        if not self._attempt:
-            times.append(self._session.channel.heard_at + self._timing.client_silence)
-        if not (self._attempt and self._attempt.proven):
+        if self._session and not (self._attempt and self._attempt.proven):
             times.append(self._session.channel.deadline())
-        if self._queue:
+        if self._session and self._queue:
             times.append(self._bucket.ready_at())
         return min(times)
 
 
 # ------------------------------------------------------------------------------------ the screen
-
-
-def describe(event: Heard | Told, username: str) -> str | None:
-    """An event as one line; None for what need not be shown."""
-    if isinstance(event, Told):
-        return f"* {event.words}"
-    relayed = event.relayed
-    time_ = time.strftime("[%H:%M]", time.localtime(relayed.unix))
-    is_own = fold(relayed.sender) == fold(username)
-    match relayed.event:
-        case protocol.Public(text):
-            line = f"{time_} {relayed.sender}: {text}"
-            if event.is_history:
-                return f"* earlier: {line}"
-            return None if is_own else line
-        case protocol.Direct(to, text):
-            is_for_us = fold(to) == fold(username)
-            return f"{time_} {relayed.sender} -> you: {text}" if is_for_us else None
-        case protocol.Joined():
-            return f"{time_} * {relayed.sender} joined"
-        case protocol.Exit(reason):
-            return f"{time_} * {relayed.sender} left" + (f" ({reason})" if reason else "")
-    return None
 
 
 class Screen:
@@ -578,7 +555,7 @@ class Screen:
             else:
                 sys.stdout.write(line + "\n")
             sys.stdout.flush()
-        except BrokenPipeError:
+        except OSError:  # its reader is gone, or its disk is full
             self.is_closed = True
             # What is still buffered must not be written, and complained about, at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -634,26 +611,31 @@ class Network(threading.Thread):
         self._udp = udp
         self._screen = screen
         self._timing = timing
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # notified when lines have been taken away
         self._wakeup, self._alarm = socket.socketpair()
         self._is_main_reading = False
-        self._has_interrupt = False
-        # A Ctrl-C in the instant before the main thread begins to wait for a key would not wake it
-        # up; it wakes this thread, which sees to it.
+        # A Ctrl-C while the main thread handles a key, before it waits for the next one, is not
+        # noticed there; it also wakes this thread, which sees to it.
         self._alarm.setblocking(False)
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
 
     # -- for the main thread
 
     def say(self, message: protocol.Message) -> None:
+        """Waits while more is typed, or piped, than can be delivered."""
         with self._lock:
+            self._lock.wait_for(lambda: self.has_ended or self._client.backlog < MAX_BACKLOG)
             self._client.say(message, time.monotonic())
-        self._alarm.send(b"!")
+        self._wake()
 
     def leave(self, patience: float) -> None:
         with self._lock:
             self._client.leave(patience, time.monotonic())
-        self._alarm.send(b"!")
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is being woken already
+            self._alarm.send(b"!")
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -671,8 +653,11 @@ class Network(threading.Thread):
             while not self._turn():
                 pass
         finally:  # even a bug here must not leave the main thread waiting for ever
+            self._udp.close()
             self.has_ended = True
             self.has_begun.set()
+            with self._lock:
+                self._lock.notify_all()
             while self._is_main_reading:
                 self._interrupt_main()
                 time.sleep(INTERRUPT_PAUSE)
@@ -684,26 +669,22 @@ class Network(threading.Thread):
             if self._screen.is_closed and not self._client.is_leaving:
                 self._client.leave(self._timing.leave_patience, now)
             out = self._client.datagrams(now)
-            events, self._client.events = self._client.events, []
+            self._lock.notify_all()
+            shown, self._client.shown = self._client.shown, []
             is_over, has_joined = self._client.is_over, self._client.has_joined
             deadline = self._client.deadline()
         for data in out:
             self._send(data)
-        for event in events:
-            if line := describe(event, self._client.username):
-                self._screen.show(line)
+        for line in shown:
+            self._screen.show(line)
         if has_joined:
             self.has_begun.set()
         if is_over:
             return True
         timeout = max(0.0, deadline - time.monotonic())
-        if self._has_interrupt and self._is_main_reading:
-            timeout = min(timeout, INTERRUPT_PAUSE)
         readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
-        if self._wakeup in readable:
-            self._has_interrupt |= signal.SIGINT in self._wakeup.recv(4096)
-        elif self._has_interrupt and self._is_main_reading:
-            self._interrupt_main()
+        if self._wakeup in readable and signal.SIGINT in self._wakeup.recv(4096):
+            self.leave(self._timing.leave_patience)
         if self._udp in readable:
             self._receive()
         return False
@@ -738,9 +719,8 @@ class Network(threading.Thread):
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGUSR1)
-        elif self._client.is_over:  # Windows interrupts no thread, and has no modes to restore
-            print(f"chatclient.py: {self._client.failure}", file=sys.stderr)
-            os._exit(1)
+        else:  # Windows interrupts no thread, and has no modes to restore
+            os._exit(report(self._client))
 
 
 def converse(screen: Screen, network: Network) -> None:
@@ -892,17 +872,24 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     args = _parse_arguments(argv)
     server = f"{args.ip} port {args.server_port}"
     try:
-        with open_socket(args.ip, args.server_port, args.port) as udp:
-            client = Client(args.username, server, timing, os.urandom, time.monotonic())
-            _run(client, udp, timing)
-        failure = None if client.has_left else client.failure or "ended before all was delivered"
+        udp = open_socket(args.ip, args.server_port, args.port)
+        client = Client(args.username, server, timing, os.urandom, time.monotonic())
+        _run(client, udp, timing)
     except Failed as error:
-        failure = str(error)
+        print(f"chatclient.py: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # before there was anything to deliver
-        failure = None
-    if failure:
+        return 0
+    return report(client)
+
+
+def report(client: Client) -> int:
+    """Says what has failed; returns the exit status."""
+    if client.failure or not client.has_left:
+        failure = client.failure or "ended before everything was delivered"
         print(f"chatclient.py: {failure}", file=sys.stderr)
-    return 1 if failure else 0
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

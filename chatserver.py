@@ -29,6 +29,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +56,7 @@ RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
+UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
 INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
 FORGET_EVERY: Final = 600  # seconds
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
@@ -170,25 +172,20 @@ class Store:
         try:
             self._lock = self._open(f"{path}-lock")
             self._lock.execute("BEGIN EXCLUSIVE")  # until the process ends, however it does
-        except sqlite3.OperationalError:
-            raise StoreError(
-                f"the room file {path} is in use by another chatserver.py: choose another with --db"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"the room file {path} cannot be used: {error.strerror}") from error
-        try:
             self._file = self._open(path)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
             (self.log_id,) = self._file.execute("SELECT log_id FROM room_file").fetchone()
         except (OSError, sqlite3.Error) as error:
-            self._lock.close()
             words = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                words = "another chatserver.py has it: choose another one with --db"
             raise StoreError(f"the room file {path} cannot be used: {words}") from error
 
     @staticmethod
     def _open(path: str) -> sqlite3.Connection:
+        path = os.path.abspath(path)  # so that no name has a meaning for SQLite
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         return sqlite3.connect(path, timeout=0.1, isolation_level=None)
 
@@ -291,11 +288,11 @@ class Room:
 
     def __init__(self, store: Store, history: int) -> None:
         self.unix = 0  # the time that the lines of this turn show
-        self.log = StoredLog(store, b"room", max(ROOM_TAIL, history))
+        self.log = StoredLog(store, b"room", ROOM_TAIL)
         self.members = {fold(member.name): member for member in store.present()}
         self.changed: dict[bytes, Member] = {}
-        public = (n for n, line in enumerate(self.log.lines, self.log.start) if b" PM " in line)
-        self._public = deque(public, maxlen=history)  # the numbers of the newest public lines
+        # The numbers of the newest public lines, which a newcomer is shown.
+        self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
     def handle(self, member: Member, number: int, raw: bytes) -> list[bytes]:
         """Takes line ``number`` from a member; returns what goes to its notices."""
@@ -357,16 +354,10 @@ class Room:
 
     def roster(self) -> list[bytes]:
         """Who is here, in as many lines as it takes."""
-        groups: list[list[str]] = [[]]
-        size = 0
-        for name in sorted((member.name for member in self.members.values()), key=fold):
-            size += len(name) + 1
-            if size > ROSTER_BYTES:
-                groups.append([])
-                size = len(name) + 1
-            groups[-1].append(name)
+        names = " ".join(sorted((member.name for member in self.members.values()), key=fold))
+        groups = textwrap.wrap(names, ROSTER_BYTES, break_on_hyphens=False)
         return [
-            self.line(protocol.SERVER, protocol.Roster(more, tuple(group)))
+            self.line(protocol.SERVER, protocol.Roster(more, tuple(group.split())))
             for more, group in zip(range(len(groups) - 1, -1, -1), groups)
         ]
 
@@ -385,6 +376,18 @@ class Room:
         for member in self.changed.values():
             member.inbox.publish()
         self.changed.clear()
+
+
+def _public_lines(store: Store, room: StoredLog, count: int) -> list[int]:
+    """The numbers of the newest ``count`` public lines, however many joins lie between them."""
+    numbers: list[int] = []
+    end = room.end
+    while end > room.oldest and len(numbers) < count:
+        start = max(room.oldest, end - ROOM_TAIL)
+        lines = enumerate(store.read(room.key, start, end - start), start)
+        numbers = [number for number, line in lines if line.split(b" ", 3)[2] == b"PM"] + numbers
+        end = start
+    return numbers[-count:] if count else []
 
 
 # ---------------------------------------------------------------------------------------- door
@@ -415,19 +418,22 @@ class Door:
         self._knocks: dict[tuple[Address, bytes], Knock] = {}  # by nonce too; the oldest first
 
     def cookie(self, hello: protocol.Hello, address: Address, now: float) -> protocol.Cookie:
-        """The answer to a HELLO, and to a JOIN whose cookie is not good."""
-        return protocol.Cookie(hello.nonce, self._cookie(hello, address, int(now * 1000)))
+        """The answer to a HELLO, and to a JOIN whose cookie is not good. A repeated HELLO gets the
+        same one, or its client's JOINs would differ, and what is agreed on with them."""
+        return protocol.Cookie(hello.nonce, self._cookie(hello, address, self._period(now)))
 
     def has_good_cookie(self, join: protocol.Join, address: Address, now: float) -> bool:
-        issued = int.from_bytes(join.cookie[:8], "big")
-        is_fresh = 0 <= now * 1000 - issued <= self._life * 1000
-        return is_fresh and hmac.compare_digest(join.cookie, self._cookie(join, address, issued))
+        """Whether it was made in this half of ``cookie_life`` or in the one before."""
+        period = self._period(now)
+        good = (self._cookie(join, address, each) for each in (period, period - 1))
+        return any(hmac.compare_digest(join.cookie, each) for each in good)
 
-    def _cookie(self, hello: protocol.Hello, address: Address, issued: int) -> bytes:
-        """When, 8 bytes of milliseconds, and a keyed hash of it and of what it is good for."""
-        stamp = issued.to_bytes(8, "big")
-        what = f"{address} {hello.username} ".encode() + hello.nonce + hello.public
-        return stamp + hashlib.blake2b(stamp + what, key=self._secret, digest_size=16).digest()
+    def _period(self, now: float) -> int:
+        return int(now / (self._life / 2))
+
+    def _cookie(self, hello: protocol.Hello, address: Address, period: int) -> bytes:
+        what = f"{period} {address} {hello.username} ".encode() + hello.nonce + hello.public
+        return hashlib.blake2b(what, key=self._secret, digest_size=16).digest()
 
     def repeated(self, join: protocol.Join, data: bytes, address: Address) -> bytes | None:
         """The challenge that this very JOIN was answered with."""
@@ -450,10 +456,11 @@ class Door:
         return reply
 
     def _make_place(self, now: float) -> None:
-        for place, knock in list(self._knocks.items()):
-            if knock.expires > now and len(self._knocks) < PENDING_CHALLENGES:
+        while self._knocks:
+            oldest = next(iter(self._knocks))
+            if self._knocks[oldest].expires > now and len(self._knocks) < PENDING_CHALLENGES:
                 return
-            del self._knocks[place]
+            del self._knocks[oldest]
 
     def knock(self, prove: protocol.Prove, address: Address, now: float) -> Knock | None:
         """The knock that a PROVE from there may belong to."""
@@ -508,7 +515,8 @@ class Session:
     def has_lines(self) -> bool:
         """Whether the member has written something that is still to be taken."""
         reader = self.channel.readers[LogId.LINES]
-        return reader.is_ready and self.member.state is State.PRESENT
+        is_open = self.member.state is State.PRESENT and len(self.notices.lines) < UNREAD_NOTICES
+        return reader.is_ready and is_open
 
     def wake_at(self, timing: Timing) -> float:
         """When it is to be looked at if nothing happens before."""
@@ -698,7 +706,12 @@ class Server:
                 LogId.INBOX: session.member.inbox,
                 LogId.NOTICES: session.notices,
             }
-            for packet in session.channel.packets(now, logs):
+            try:
+                packets = session.channel.packets(now, logs)
+            except StoreError as error:  # it lags behind what is in memory
+                log.error("%s: %s has to wait until it can be", error, session.member.name)
+                packets = []
+            for packet in packets:
                 data = protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
                 out.append((data, session.address))
             self._alarms.at_latest(session, max(now, session.wake_at(self._timing)))
@@ -743,6 +756,8 @@ class Server:
             self._answer(refusal, address, len(data))
         except ProtocolError as error:
             log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+        except StoreError as error:
+            log.error("%s: nobody from before can come back until it can be", error)
         return False
 
     def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> bool:
@@ -852,8 +867,6 @@ class Server:
         )
         if member.state is State.LEFT:  # it only wants to know that its last lines have arrived
             session.ends_at = now + self._timing.linger
-        for line in self._room.roster():
-            session.notices.append(line)
         self._sessions[session.id] = session
         self._active[session.id] = session
         self._replies.append((welcome, knock.address))
@@ -871,8 +884,6 @@ class Server:
             lines=member.lines,
             room=max(resume.room if is_valid else self._room.history_start(), room.oldest),
             inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
-            room_start=room.oldest,
-            inbox_start=inbox.oldest,
             history_end=room.next,
             room_key=self._room_key,
             rate=self._options.rate,
@@ -1051,15 +1062,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _why_not(error: OSError, host: str | None, port: int) -> str:
-    where = f"UDP port {port} on {host or 'all addresses'}"
-    if error.errno == errno.EADDRINUSE:
+def _why_not(error: OSError | UnicodeError, host: str | None, port: int) -> str:
+    where = f"UDP port {port} on {'all addresses' if host is None else host or repr(host)}"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return (
             f"{where} is already in use: is another chatserver.py running? "
             "Choose another port and another room file, for example: "
             f"python chatserver.py {port % 65535 + 1} --db other.db"
         )
-    return f"cannot listen on {where}: {error.strerror}"
+    return f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
 
 
 def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
@@ -1071,7 +1082,7 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     signals = Signals()
     try:
         udp = open_socket(args.host, args.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         print(f"chatserver.py: {_why_not(error, args.host, args.port)}", file=sys.stderr)
         return 1
     with udp:

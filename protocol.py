@@ -22,33 +22,36 @@ monotonic seconds, and so are random bytes. A function whose name ends in ``_unt
 bytes from the network; it raises ``ProtocolError``'s subclasses and nothing else.
 
 
-Lines (UTF-8, at most MAX_LINE bytes, no control characters)
-============================================================
+Lines (UTF-8, at most 1,137 bytes)
+==================================
 A client writes into *lines*; the first word counts without regard to case:
 
     PM text          to everyone            DM username text    to one member
     EX               leaves                 WHO                 asks for the roster
-    anything else    to everyone; a client sends the explicit PM, so that nothing is taken amiss
+    anything else    to everyone; but send the explicit PM, or a text like "EX" is a command
 
 The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
 joined), ``EX [reason]`` (the sender left). In *inbox*: ``DM username text``, received or, where
 the reader is the sender, the copy of one sent. The server's own lines have the sender ``*``:
 
     NO number words...       inbox     line ``number`` of this client was refused, and why
-    HERE more name name...   notices   who is here; ``more`` roster lines follow this one.
-                                       Sent at the start of a session and in answer to WHO
+    HERE more name name...   notices   answers WHO; ``more`` roster lines follow this one
     BYE                      notices   the server is shutting down: wait, and join again
 
-Each line a client writes shows up once for it: PM and EX in the room, DM or NO in its inbox, HERE
-for WHO. A line that the server's cursor has passed is on disk.
+Every line that a client has written comes back to it in one of these forms: PM and EX in the
+room, DM or NO in its inbox, HERE for WHO. What the server's cursor has passed is on disk.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
-same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it.
+same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it. It has
+no characters of the Unicode categories Cc, Cs, Zl, Zp and Cf, but for U+200C, U+200D and the tags
+U+E0020 to U+E007F; a line with others, or a text that begins or ends with a space, is refused or
+trimmed, so clean what people type. Clean what you receive, too, before a terminal sees it.
 
 
 Handshake packets (JSON objects, first byte ``{``)
 ==================================================
-Keys are as below and ``type``; byte strings are in lower-case hexadecimal. Lengths in bytes:
+Keys are as below and ``type``; byte strings are in lower-case hexadecimal, and numbers are at most
+2**31. The numbers below are lengths in bytes; no datagram has more than 1,200.
 
     C -> S  HELLO      version=1, username, nonce 16, public 256    public is A
     S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 30 s
@@ -56,11 +59,14 @@ Keys are as below and ``type``; byte strings are in lower-case hexadecimal. Leng
     S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
     C -> S  PROVE      nonce, session, proof 32, sealed
     S -> C  WELCOME    nonce, session, proof 32, sealed
-    S -> C  REFUSED    nonce, code, text       in place of any reply; code is one of ``Refusal``
+    S -> C  REFUSED    nonce, code, text       in place of any reply, for people; code is "version",
+                                               "username", "in-use" or "full"
     S -> C  GONE       session                 no such session: only a hint to join again
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
-The client repeats what is unanswered, byte for byte; a new try needs a new nonce and A.
+The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
+a new try needs a new nonce and A. Nobody has proved that REFUSED and GONE are the server's: they
+end a first try to join, and never a session.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
@@ -68,10 +74,10 @@ S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N. A guest has x = 0, hence v = 
 and 0 iterations: plain Diffie-Hellman by the same path. With H for SHA-256 and MAC(key, data,
 length) for keyed BLAKE2b, where | joins:
 
-    transcript  H(JOIN's bytes) | H(CHALLENGE's bytes)
+    transcript  H(the bytes of the last JOIN sent) | H(CHALLENGE's bytes)
     key(label)  MAC(H(PAD(S)), label | transcript, 32)    the labels, in ASCII: "prove seal",
-                "prove tag", "welcome seal", "welcome tag", "client seal", "client tag",
-                "server seal", "server tag"
+                "prove tag", "welcome seal", "welcome tag", "client seal", "client tag" (for
+                what the client sends), "server seal", "server tag" (for what it receives)
     sealed      the JSON object XOR SHAKE-256(seal key | nonce); in the handshake no nonce
     proof       PROVE: MAC(tag key, transcript | sealed, 32)
                 WELCOME: MAC(tag key, PROVE's proof | sealed, 32)
@@ -79,10 +85,10 @@ length) for keyed BLAKE2b, where | joins:
 Inside PROVE, ``Resume``: log_id, instance (a secret of 16 bytes, new for each start of the client,
 the same whenever it joins again), and its cursors room and inbox; log_id is empty at first. Inside
 WELCOME, ``Terms``: log_id (if it is not the one you know, old cursors are void), known (false: this
-instance is new here, and lines sent earlier may or may not have arrived), the cursors lines,
-room and inbox from which this session starts, the oldest numbers room_start and inbox_start still
-kept, history_end (for a newcomer the lines of the room below it are history), room_key, and rate
-(lines per second that a client may write, with a burst of BURST_SECONDS' worth; 0: no limit).
+instance is new here, and lines sent earlier may or may not have arrived), the cursors lines, room
+and inbox from which this session starts (higher than your own: older lines were pruned),
+history_end (for a newcomer the lines of the room below it are history), room_key, and rate (lines
+per second that a client may write, after a burst of 3 seconds' worth; 0: no limit).
 
 
 Session packets (big-endian)
@@ -91,11 +97,11 @@ Session packets (big-endian)
     part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
 
 ``number`` counts a sender's packets from 1, and no number is used twice. ``echo`` is the highest
-number it has received, and ``held`` says for how many milliseconds it has known it (65,535: longer
-than it can say), so that the other side can measure the network alone (RFC 9002 §5.3). Cursors:
-from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for an answer
-(keepalive). A packet without parts is a mere acknowledgement and is not answered unless it asks;
-only a timer makes an end ask.
+number it has received (0: none), and ``held`` says for how many milliseconds it has known it
+(65,535: longer than it can say), so that the other side can measure the network alone (RFC 9002
+§5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for
+an answer (keepalive). A packet without parts is a mere acknowledgement and is not answered unless
+it asks.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
@@ -105,11 +111,13 @@ only a timer makes an end ask.
     tag         MAC(tag key, the header before the tag | MAC("", part with its header, 32) of each
                 part, 16)
 
-A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when
-ACK_PACKETS packets or a quarter of the log's window wait; any packet of its own does it. A writer
-keeps at most WINDOW_LINES lines beyond the reader's cursor on their way. Each side sends again
-what Channel calls lost or late. A client that has heard nothing for 20 to 25 s asks; a server
-that has heard nothing for 75 s writes the member out.
+A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when 8
+packets or a quarter of the log's window wait; each packet that it sends acknowledges. A writer
+keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
+no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
+(1 s at first, then RFC 6298's and 0.3 s), or when a packet sent three later has been echoed and the
+cursor has not moved. A client that has heard nothing for 20 to 25 s asks; a server that has heard
+nothing for 75 s writes the member out.
 """
 
 from __future__ import annotations
@@ -258,15 +266,12 @@ def clean_text(text: str) -> str:
 
 def split_text(text: str) -> list[str]:
     """Pieces of at most MAX_TEXT bytes of UTF-8, cut between characters and then stripped."""
-    pieces, size, start = [], 0, 0
-    for index, character in enumerate(text):
-        width = len(character.encode())
-        if size + width > MAX_TEXT:
-            pieces.append(text[start:index])
-            size, start = 0, index
-        size += width
-    pieces.append(text[start:])
-    return [stripped for piece in pieces if (stripped := piece.strip())]
+    pieces, raw = [], text.encode()
+    while raw:
+        piece = raw[:MAX_TEXT].decode(errors="ignore")  # without a character that was cut
+        raw = raw[len(piece.encode()) :]
+        pieces.append(piece.strip())
+    return [piece for piece in pieces if piece]
 
 
 def _check_text(text: str) -> None:
@@ -522,8 +527,6 @@ class Terms:
     lines: int
     room: int
     inbox: int
-    room_start: int
-    inbox_start: int
     history_end: int
     room_key: bytes
     rate: int
@@ -533,16 +536,9 @@ Handshake: TypeAlias = Hello | Cookie | Join | Challenge | Prove | Welcome | Ref
 Record = TypeVar("Record", bound=Handshake | Resume | Terms)
 
 _TYPES: Final[dict[str, type[Handshake]]] = {
-    "HELLO": Hello,
-    "COOKIE": Cookie,
-    "JOIN": Join,
-    "CHALLENGE": Challenge,
-    "PROVE": Prove,
-    "WELCOME": Welcome,
-    "REFUSED": Refused,
-    "GONE": Gone,
+    kind.__name__.upper(): kind
+    for kind in (Hello, Cookie, Join, Challenge, Prove, Welcome, Refused, Gone)
 }
-_TYPE_NAMES: Final = {kind: name for name, kind in _TYPES.items()}
 _LENGTHS: Final = {
     "room_key": 32,
     "nonce": 16,
@@ -557,7 +553,7 @@ _MAX_CURSOR: Final = 2**31
 
 def format_handshake(record: Handshake) -> bytes:
     """The datagram for one handshake packet."""
-    return _format_record(record, type=_TYPE_NAMES[type(record)])
+    return _format_record(record, type=type(record).__name__.upper())
 
 
 def parse_handshake_untrusted(data: bytes) -> Handshake:
@@ -1219,24 +1215,25 @@ class Channel:
         """When ``packets`` will next have something, if nothing is received or written before."""
         return min(self._ack_at, self._probe_at, self._timeout_at())
 
+    def _late_at(self, writer: Writer) -> float:
+        """RFC 6298 §5: from the oldest packet on its way, restarted by progress."""
+        if not writer.flights:
+            return inf
+        since = max(writer.flights[0].sent_at, self._progress_at)
+        return since + self.round_trip.timeout(self._backoff)
+
     def _timeout_at(self) -> float:
-        """RFC 6298 §5: from the oldest packet, restarted by progress."""
-        oldest = min(
-            (w.flights[0].sent_at for w in self.writers.values() if w.flights), default=inf
-        )
-        return max(oldest, self._progress_at) + self.round_trip.timeout(self._backoff)
+        return min(map(self._late_at, self.writers.values()))
 
     def _lost(self, now: float) -> set[LogId]:
         """The logs whose oldest packet on its way is lost (RFC 9002 §6.1) or late."""
-        timeout = self.round_trip.timeout(self._backoff)
         lost = set()
         for log, writer in self.writers.items():
             if writer.flights:
-                oldest = writer.flights[0]
-                is_late = max(oldest.sent_at, self._progress_at) + timeout <= now
-                if is_late or oldest.number + PACKET_THRESHOLD <= self._echo:
+                number = writer.flights[0].number
+                if number + PACKET_THRESHOLD <= self._echo or self._late_at(writer) <= now:
                     lost.add(log)
-                    self.window.lose(oldest.number, self.number)
+                    self.window.lose(number, self.number)
         return lost
 
     def _pack(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> tuple[Part, ...]:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 import protocol
-from chatclient import Client, describe
+from chatclient import Client
 from chatserver import Options, Server, Store, StoreError
 from protocol import Timing
 from tests.network import HEALTHY, Faults, Network
@@ -111,10 +111,8 @@ class ClientEnd:
 
     def datagrams(self, now: float) -> list[tuple[bytes, str]]:
         out = self.client.datagrams(now) if self.is_up and not self.client.is_over else []
-        for event in self.client.events:
-            if line := describe(event, self.client.username):
-                self.shown.append(line)
-        self.client.events.clear()
+        self.shown += self.client.shown
+        self.client.shown.clear()
         return [(data, SERVER) for data in out]
 
     def deadline(self) -> float:

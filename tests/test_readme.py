@@ -11,6 +11,7 @@ from pathlib import Path
 import chatclient
 import chatserver
 import protocol
+from protocol import LogId
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -64,9 +65,19 @@ class ReadmeTest(unittest.TestCase):
         self.assertIn(f"1 to {protocol.MAX_NAME} ASCII", README)
         self.assertIn(f"{protocol.MAX_TEXT:,} bytes", README)
         assert protocol.__doc__
-        for word in ("ACK_PACKETS", "WINDOW_LINES", "BURST_SECONDS", "MAX_LINE"):
-            self.assertIn(word, protocol.__doc__)
-            self.assertTrue(hasattr(protocol, word))
+        words = " ".join(protocol.__doc__.split())
+        windows = protocol.WINDOW_LINES
+        for told in (
+            f"at most {protocol.MAX_LINE:,} bytes",
+            f"no datagram has more than {protocol.MAX_DATAGRAM:,}",
+            f"when {protocol.ACK_PACKETS} packets",
+            f"at most {windows[LogId.LINES]} lines (of the room {windows[LogId.ROOM]})",
+            f"burst of {protocol.BURST_SECONDS} seconds",
+            ", ".join(f'"{refusal.value}"' for refusal in protocol.Refusal).replace(
+                ', "full"', ' or "full"'
+            ),
+        ):
+            self.assertIn(told, words)
 
     def test_every_handshake_packet_and_its_fields_are_documented(self) -> None:
         assert protocol.__doc__

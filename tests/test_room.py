@@ -9,12 +9,14 @@ from functools import partial
 from itertools import pairwise
 
 import protocol
+from chatserver import UNREAD_NOTICES
 from protocol import (
     Challenge,
     Cookie,
     Gone,
     Hello,
     Join,
+    LogId,
     Prove,
     Refused,
     Welcome,
@@ -160,6 +162,39 @@ class DeliveryTest(unittest.TestCase):
             w.run(30)
             self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(200)])
 
+    def test_lines_are_taken_from_all_members_in_turn(self) -> None:
+        with world(options=replace(OPTIONS, rate=0)) as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            now = w.network.now
+            for end, count in ((alice, 60), (bob, 1)):
+                for number in range(count):
+                    end.client.say(protocol.Public(f"#{number}"), now)
+                for data in end.client.datagrams(now):
+                    w.server.server.receive_untrusted(data, (end.host, 7890), now)
+            w.server.server.handle(now, 0)
+            order = [line.split()[1] for line in w.server.server._room.log.staged]
+            self.assertLess(order.index(b"bob"), 2)
+
+    def test_a_member_that_does_not_read_its_answers_fills_no_memory(self) -> None:
+        class Stubborn(protocol.Reader):
+            def hold(self, part: protocol.Part) -> int:
+                return 0
+
+        with world(options=replace(OPTIONS, rate=0)) as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            assert alice.client._session
+            channel = alice.client._session.channel
+            channel.readers[LogId.NOTICES] = Stubborn(channel.readers[LogId.NOTICES].cursor, 64)
+            alice.say(*["WHO"] * 500)
+            w.run(20)
+            (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "alice")
+            self.assertEqual(len(session.notices.lines), UNREAD_NOTICES)
+            bob.say("#still here")
+            w.run(1)
+            self.assertEqual(public_lines(alice), ["bob: #still here"])
+
     def test_a_client_keeps_to_the_rate_that_it_was_told(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
             alice, bob = w.joined("alice", "bob")
@@ -207,6 +242,22 @@ class HistoryTest(unittest.TestCase):
             other = w.client("bob", host="elsewhere")
             w.run(3)
             self.assertEqual(public_lines(other), [])
+
+    def test_history_is_found_behind_many_joins(self) -> None:
+        with world(options=replace(OPTIONS, history=3)) as w:
+            (alice,) = w.joined("alice")
+            alice.say("#1", "#2", "#3", "#4")
+            w.run(1)
+            room = w.server.server._room.log
+            for _ in range(3000):
+                room.stage(b"1600000000 someone HI")
+            w.server.store.commit([room], [])
+            w.server.kill()
+            w.server.start()
+            w.run(2)
+            (bob,) = w.joined("bob")
+            w.run(2)
+            self.assertEqual([text.split("#")[1] for text in public_lines(bob)], ["2", "3", "4"])
 
     def test_history_survives_a_restart_longer_than_what_is_in_memory(self) -> None:
         with world(options=replace(OPTIONS, rate=0, history=5)) as w:
@@ -260,6 +311,85 @@ class PresenceTest(unittest.TestCase):
             w.run(15)
             self.assertEqual(alice.texts().count("* bob joined"), 2)
             self.assertEqual(public_lines(bob), ["alice: #before", "alice: #meanwhile"])
+
+    def test_death_by_silence_comes_after_75_seconds(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "bob")
+            bob.is_up = False
+            w.network.run(session.channel.heard_at + 74.99)
+            self.assertNotIn("* bob left (timed out)", alice.texts())
+            w.network.run(session.channel.heard_at + 75.1)  # and on its way to alice
+            self.assertIn("* bob left (timed out)", alice.texts())
+
+    def test_a_client_that_hears_nothing_for_45_seconds_says_so(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            assert alice.client._session
+            heard_at = alice.client._session.channel.heard_at
+            w.network.run(heard_at + 44.99)
+            self.assertEqual(alice.texts(), ["* here: alice"])
+            w.network.run(heard_at + 45.01)
+            self.assertEqual(alice.texts()[1:], ["* nothing heard from the server: reconnecting"])
+
+    def test_a_client_tries_to_reconnect_at_growing_jittered_intervals(self) -> None:
+        with world() as w:
+            w.joined("alice")
+            w.server.kill()
+            before = len(w.network.sent)
+            w.run(200)
+            sent = w.network.sent[before:]
+            tries = [d.at for d in sent if b'"HELLO"' in d.data]
+            pauses = [later - earlier for earlier, later in pairwise(tries)]
+            self.assertTrue(0.75 <= pauses[0] <= 1.25, pauses)
+            self.assertTrue(all(7.5 <= pause <= 12.5 for pause in pauses[-5:]), pauses)
+            self.assertGreater(len(set(pauses)), len(pauses) / 2)
+
+    def test_another_owner_of_the_name_in_between_is_not_taken_for_oneself(self) -> None:
+        with world() as w:
+            alice, _ = w.joined("alice", "bob")
+            w.run(1)
+            alice.is_up = False
+            w.run(80)
+            other = w.client("alice", host="elsewhere")
+            w.run(3)
+            other.say("#stranger")
+            w.run(1)
+            other.leave()
+            w.run(1)
+            alice.is_up = True
+            w.run(30)
+            self.assertEqual(public_lines(alice), ["alice: #stranger"])
+
+    def test_who_left_is_forgotten_after_a_day(self) -> None:
+        with world() as w:
+            (bob,) = w.joined("bob")
+            key = w.server.server._room.members["bob"].key
+            bob.leave()
+            w.run(23 * 3600)
+            self.assertIsNotNone(w.server.store.member(key))
+            w.run(2 * 3600)
+            self.assertIsNone(w.server.store.member(key))
+
+    def test_joins_leaves_and_refusals_are_logged(self) -> None:
+        with world() as w, self.assertLogs("chatserver", "INFO") as logged:
+            (bob,) = w.joined("bob")
+            w.client("bob", host="elsewhere")
+            w.run(3)
+            bob.leave()
+            w.run(1)
+        words = [record.getMessage() for record in logged.records]
+        self.assertEqual(
+            words,
+            [
+                "bob joined from bob port 7890",
+                "refused elsewhere port 7890: the name bob is in use",
+                "bob left",
+            ],
+        )
 
     def test_an_idle_room_stays_together(self) -> None:
         with world() as w:
@@ -561,6 +691,27 @@ class LeavingTest(unittest.TestCase):
 
 
 class JoiningTest(unittest.TestCase):
+    def test_a_long_way_is_no_obstacle(self) -> None:
+        for seed in range(10):
+            for delay in (0.5, 1.5):
+                faults = Faults(delays=(delay, delay))
+                with self.subTest(seed=seed, delay=delay), world(seed, faults) as w:
+                    alice = w.client("alice")
+                    w.run(8 * delay + 6)
+                    self.assertTrue(alice.client.has_joined)
+
+    def test_a_room_file_that_cannot_be_read_is_a_pause(self) -> None:
+        with world() as w, self.assertLogs("chatserver", "ERROR"):
+            w.joined("alice")
+            w.run(1)
+            w.server.store._file.set_progress_handler(lambda: 1, 1)  # interrupts every statement
+            carol = w.client("carol")
+            w.run(5)
+            self.assertFalse(carol.client.has_joined)
+            w.server.store._file.set_progress_handler(None, 1)
+            w.run(10)
+            self.assertTrue(carol.client.has_joined)
+
     def test_nobody_listening_is_said_soon(self) -> None:
         with world() as w:
             w.server.kill()
@@ -571,6 +722,7 @@ class JoiningTest(unittest.TestCase):
                 )
                 w.run(1)
             self.assertIn("nobody is listening on the server", alice.client.failure or "")
+            self.assertEqual(alice.texts(), [])
 
     def test_no_answer_is_said_after_a_minute(self) -> None:
         with world() as w:
@@ -611,8 +763,13 @@ class JoiningTest(unittest.TestCase):
             cookie = self.cookie(w)
             join = self.join(cookie)
             self.assertIsInstance(self.reply(w, join, "elsewhere"), Cookie)
-            other = format_handshake(replace(join, username="other"))
-            self.assertIsInstance(parse_handshake_untrusted(replies(w, other)[0]), Cookie)
+            public = protocol.GROUP.pad(5)
+            for other in (
+                replace(join, username="other"),
+                replace(join, nonce=b"m" * 16),
+                replace(join, public=public),
+            ):
+                self.assertIsInstance(self.reply(w, other), Cookie)
             w.run(31)
             self.assertIsInstance(self.reply(w, join), Cookie)
             fresh = self.join(self.cookie(w))

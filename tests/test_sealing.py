@@ -69,7 +69,7 @@ HANDSHAKES: dict[str, Handshake] = {
     "GONE": Gone(SESSION),
 }
 RESUME = Resume(LOG_ID, INSTANCE, 5, 2**31)
-TERMS = Terms(LOG_ID, True, 1, 2, 3, 0, 1, 4, ROOM_KEY, 10)
+TERMS = Terms(LOG_ID, True, 1, 2, 3, 4, ROOM_KEY, 10)
 FIXED_LENGTHS = {
     "nonce": 16,
     "public": 256,
@@ -669,7 +669,7 @@ class LossyRoom:
             room, inbox, _ = (reader.cursor for reader in before[0].channel.readers.values())
             lines = before[1].channel.readers[LogId.LINES].cursor
         resume = Resume(b"log", INSTANCE, room, inbox)
-        terms = Terms(b"log", True, lines, room, inbox, 0, 0, 0, self.room_key, 0)
+        terms = Terms(b"log", True, lines, room, inbox, 0, self.room_key, 0)
         proof, _ = self.seal("seal_record", keys.prove, keys.transcript, resume)
         self.seal("seal_record", keys.welcome, proof, terms)
         down, up = {LogId.ROOM: room, LogId.INBOX: inbox, LogId.NOTICES: 0}, {LogId.LINES: lines}

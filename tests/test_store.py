@@ -179,6 +179,20 @@ class StoreTest(unittest.TestCase):
         store.commit([log], [])
         self.assertEqual(len(store.read(b"room", 0, 999)), 100)
 
+    def test_a_commit_survives_the_process_and_readers_do_not_hold_it_up(self) -> None:
+        store = self.store()
+        self.assertEqual(store._query("PRAGMA journal_mode"), [("wal",)])
+        self.assertEqual(store._query("PRAGMA synchronous"), [(1,)])  # NORMAL
+
+    def test_a_lock_that_is_no_lock_is_refused_in_words(self) -> None:
+        Path(f"{self.path}-lock").write_bytes(b"my diary\n" * 100)
+        self.refused("not a database")
+
+    def test_no_name_has_a_meaning_for_sqlite(self) -> None:
+        self.path = self.path.with_name(":memory:")
+        self.write(self.store(), b"room", b"one")
+        self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
+
     def test_other_files_are_refused_in_words_and_not_touched(self) -> None:
         self.path.write_bytes(b"my diary\n" * 100)
         self.refused("not a database")
@@ -196,7 +210,7 @@ class StoreTest(unittest.TestCase):
 
     def test_a_second_server_on_the_same_file_is_refused(self) -> None:
         self.write(self.store(), b"room", b"one")
-        self.refused("in use by another chatserver.py: choose another with --db")
+        self.refused("another chatserver.py has it: choose another one with --db")
         self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
 
     def test_a_path_that_does_not_exist_is_refused(self) -> None:

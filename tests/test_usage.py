@@ -173,6 +173,11 @@ class ServerUsage(OneLineTest):
             },
         )
 
+    def test_a_second_server_on_the_same_room_file_is_status_1(self) -> None:
+        self.start_server()
+        second = self.start(command("chatserver", ("0", "--db", str(self.db)), {}))
+        self.assert_fails(second, 1, f"the room file {self.db}", "choose another one with --db")
+
     def test_a_port_or_a_host_that_cannot_be_had_is_status_1(self) -> None:
         taken = str(self.silent_socket().getsockname()[1])
         db = ("--db", str(self.db))
@@ -185,6 +190,8 @@ class ServerUsage(OneLineTest):
                     "Choose another port and another room file, for example: python chatserver.py ",
                 ),
                 (taken, *db): (f"UDP port {taken} on all addresses is already in use",),
+                ("0", "--host", "a..b", *db): ("cannot listen on UDP port 0 on a..b",),
+                ("0", "--host", "", *db): ("cannot listen on UDP port 0 on ''",),
                 ("0", "--host", "192.0.2.1", *db): ("cannot listen on UDP port 0 on 192.0.2.1",),
                 ("0", "--host", "no such host", *db): ("no such host",),
             },
