@@ -334,6 +334,18 @@ class Pipes(RoomTest):
             bob = self.start_client("bob", server.port, stdout=full.fileno())
         self.assertEqual((bob.status(), bob.complaints), (0, []))
 
+    def test_what_cannot_be_delivered_at_the_end_of_input_is_said_with_status_1(self) -> None:
+        server = self.start_server()
+        bob = self.start_client("bob", server.port, deliver_patience=1.0)
+        wait_until_joined(bob)
+        server.stop()
+        bob.type("hello", "DM alice hi")
+        bob.end_input()
+        self.assertEqual(bob.status(), 1)
+        self.assertEqual(bob.complaints, ["chatclient.py: 2 lines were not delivered"])
+        lost = ["* not delivered: PM hello", "* not delivered: DM alice hi"]
+        self.assertEqual(bob.shown[-2:], lost)
+
     def test_the_rate_is_the_operators(self) -> None:
         server = self.start_server("--rate", "4", "--history", "0")
         alice, bob = self.join(server.port, "alice", "bob")

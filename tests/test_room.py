@@ -498,6 +498,20 @@ class RestartTest(unittest.TestCase):
             self.assertEqual(len(w.server.server._sessions), 1)
             self.assertEqual(alice.texts(), ["* here: alice"])
 
+    def test_an_answer_to_who_that_went_with_the_server_is_asked_for_again(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            now = w.network.now
+            alice.say("WHO")
+            w.network.faults = replace(w.network.faults, blackouts=((now + 0.001, now + 1),))
+            w.run(1)
+            self.assertEqual(alice.texts(), ["* here: alice"])
+            w.server.kill()
+            w.server.start()
+            w.run(3)
+            self.assertEqual(alice.texts(), ["* here: alice"] * 2)
+
     def test_what_was_said_while_the_server_was_away_arrives(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
@@ -711,6 +725,20 @@ class JoiningTest(unittest.TestCase):
             w.server.store._file.set_progress_handler(None, 1)
             w.run(10)
             self.assertTrue(carol.client.has_joined)
+
+    def test_a_member_far_behind_waits_while_the_room_file_cannot_be_read(self) -> None:
+        with world(options=replace(OPTIONS, rate=0)) as w, self.assertLogs("chatserver", "ERROR"):
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            bob.is_up = False
+            alice.say(*(f"#{n}" for n in range(3000)))
+            w.run(40)
+            w.server.store._file.set_progress_handler(lambda: 1, 1)
+            bob.is_up = True
+            w.run(10)
+            w.server.store._file.set_progress_handler(None, 1)
+            w.run(40)
+            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(3000)])
 
     def test_nobody_listening_is_said_soon(self) -> None:
         with world() as w:

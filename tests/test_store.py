@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import sys
@@ -189,9 +190,10 @@ class StoreTest(unittest.TestCase):
         self.refused("not a database")
 
     def test_no_name_has_a_meaning_for_sqlite(self) -> None:
-        self.path = self.path.with_name(":memory:")
-        self.write(self.store(), b"room", b"one")
-        self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
+        with contextlib.chdir(self.path.parent):
+            self.path = Path(":memory:")
+            self.write(self.store(), b"room", b"one")
+            self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
 
     def test_other_files_are_refused_in_words_and_not_touched(self) -> None:
         self.path.write_bytes(b"my diary\n" * 100)

@@ -1,0 +1,58 @@
+"""The parts of the client that neither a conversation nor a process shows by itself."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import unittest
+from random import Random
+
+from chatclient import MAX_BACKLOG, Client, Network, Screen, rows_of
+from protocol import TIMING, Public
+
+
+class RowsTest(unittest.TestCase):
+    def check(self, line: str, *rows: str) -> None:
+        self.assertEqual(tuple(rows_of(line, 4)), rows)
+
+    def test_a_line_is_cut_where_the_row_ends(self) -> None:
+        self.check("", "")
+        self.check("abcd", "abcd")
+        self.check("abcdefghi", "abcd", "efgh", "i")
+
+    def test_wide_characters_take_two_columns_and_are_never_cut(self) -> None:
+        self.check("日本語", "日本", "語")
+        self.check("a日本語", "a日", "本語")
+        self.check("🎈🎈🎈", "🎈🎈", "🎈")
+
+    def test_combining_characters_take_none(self) -> None:
+        self.check("e\u0301e\u0301e\u0301e\u0301e", "e\u0301" * 4, "e")
+        self.check("👩\u200d👩x", "👩\u200d👩", "x")
+
+
+class BacklogTest(unittest.TestCase):
+    def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
+        client = Client("alice", "the server", TIMING, Random(1).randbytes, 0.0)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(udp.close)
+        network = Network(client, udp, Screen(), TIMING)
+        self.addCleanup(signal.set_wakeup_fd, -1)
+        for end in (network._wakeup, network._alarm):
+            self.addCleanup(end.close)
+        while client.backlog < MAX_BACKLOG:
+            network.say(Public("line"))
+        writer = threading.Thread(target=network.say, args=(Public("one more"),))
+        writer.start()
+        writer.join(0.3)
+        self.assertTrue(writer.is_alive())
+        self.assertEqual(client.backlog, MAX_BACKLOG)
+        network.has_ended = True
+        with network._lock:
+            network._lock.notify_all()
+        writer.join(10)
+        self.assertFalse(writer.is_alive())
+
+
+if __name__ == "__main__":
+    unittest.main()
