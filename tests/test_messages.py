@@ -339,6 +339,48 @@ class Usernames(unittest.TestCase):
         self.assertEqual(len({fold(name) for name in ("bob", "BOB", "Bob", "bob1", "b0b")}), 3)
 
 
+MALFORMED = (
+    "",
+    " ",
+    "1",
+    "1 bob",
+    "1 bob ",
+    "bob PM x",
+    "-1 bob PM x",
+    "1.5 bob PM x",
+    " 1 bob PM x",
+    "1  bob PM x",
+    f"{10**12} bob PM x",
+    "\u0661 bob PM x",
+    f"1 {LONGEST_NAME}n PM x",
+    f"1 {CYRILLIC_A}lice PM x",
+    "1 ** PM x",
+    "1 bob PM",
+    "1 bob PM ",
+    "1 bob PM \u200b",
+    "1 bob pm x",
+    "1 bob DM",
+    "1 bob DM carol",
+    "1 bob DM carol ",
+    "1 bob DM * x",
+    f"1 bob DM {LONGEST_NAME}n x",
+    "1 bob WHO",
+    "1 bob HELP",
+    "1 bob XX x",
+    "1 * NO",
+    "1 * NO x",
+    "1 * NO -1 x",
+    "1 * NO 12345678901 x",
+    "1 * NO \u0661 x",
+    "1 * HERE",
+    "1 * HERE bob",
+    "1 * HERE 1234567 bob",
+    "1 * HERE 0 b*b",
+    f"1 * HERE 0 bob {CYRILLIC_A}lice",
+    "1 * WHO",
+)
+
+
 class RelayedLines(unittest.TestCase):
     def test_every_kind_has_its_form_and_is_read_back(self) -> None:
         table: dict[str, tuple[str, Event]] = {
@@ -370,46 +412,7 @@ class RelayedLines(unittest.TestCase):
             parse_relayed_untrusted(line.encode())
 
     def test_malformed_line_is_refused(self) -> None:
-        for line in (
-            "",
-            " ",
-            "1",
-            "1 bob",
-            "1 bob ",
-            "bob PM x",
-            "-1 bob PM x",
-            "1.5 bob PM x",
-            " 1 bob PM x",
-            "1  bob PM x",
-            f"{10**12} bob PM x",
-            "\u0661 bob PM x",
-            f"1 {LONGEST_NAME}n PM x",
-            f"1 {CYRILLIC_A}lice PM x",
-            "1 ** PM x",
-            "1 bob PM",
-            "1 bob PM ",
-            "1 bob PM \u200b",
-            "1 bob pm x",
-            "1 bob DM",
-            "1 bob DM carol",
-            "1 bob DM carol ",
-            "1 bob DM * x",
-            f"1 bob DM {LONGEST_NAME}n x",
-            "1 bob WHO",
-            "1 bob HELP",
-            "1 bob XX x",
-            "1 * NO",
-            "1 * NO x",
-            "1 * NO -1 x",
-            "1 * NO 12345678901 x",
-            "1 * NO \u0661 x",
-            "1 * HERE",
-            "1 * HERE bob",
-            "1 * HERE 1234567 bob",
-            "1 * HERE 0 b*b",
-            f"1 * HERE 0 bob {CYRILLIC_A}lice",
-            "1 * WHO",
-        ):
+        for line in MALFORMED:
             self.refuse(line)
 
     def test_line_that_is_not_utf8_is_refused(self) -> None:
