@@ -56,7 +56,8 @@ HELP: Final = (  # narrow enough for a small screen
     "EX            leave (Ctrl-D too)",
 )
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
-MAX_BACKLOG: Final = 1000  # lines that wait to be sent: an endless pipe must not fill the memory
+MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
+BACKLOG_PAUSE: Final = 0.05  # seconds
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
 # -------------------------------------------------------------------------------------- joining
@@ -197,8 +198,8 @@ class Client:
 
     def leave(self, patience: float, now: float) -> None:
         """Delivers what there is, then EX; gives up after ``patience`` seconds without any
-        progress."""
-        self._patience = patience
+        progress. Who has begun to leave says nothing more, and can only lose patience."""
+        self._patience = min(self._patience, patience)
         self._progress_at = now
         if not self.has_joined:
             self.has_left = True
@@ -408,7 +409,9 @@ class Client:
     def _drop_numbered(self, terms: protocol.Terms) -> None:
         """The server does not know this instance: to send again might say things twice."""
         for message in self._pending.values():
-            if message != protocol.Who():
+            if message == protocol.Who():  # can be asked twice
+                self._queue.appendleft(message)
+            else:
                 self._tell(f"may not have arrived: {protocol.format_message(message)}")
         self._pending.clear()
         self._outbox = protocol.Log(terms.lines)
@@ -456,7 +459,8 @@ class Client:
             yield self._trouble_since + timing.join_patience, self._fail_silent
         elif self._attempt is None:
             yield self._session.channel.heard_at + timing.client_silence, self._lose_session
-        if self._attempt and not self._has_said_trouble and self._closed_since == inf:
+        is_unexplained = self.has_joined or self._closed_since == inf
+        if self._attempt and is_unexplained and not self._has_said_trouble:
             yield self._trouble_since + timing.trouble, self._mention_trouble
         yield self._progress_at + self._patience, self._give_up
 
@@ -494,8 +498,8 @@ class Client:
 
     @property
     def backlog(self) -> int:
-        """How many lines wait for their turn."""
-        return len(self._queue)
+        """How many lines wait to be sent or acknowledged."""
+        return len(self._queue) + len(self._outbox.lines)
 
     def undelivered(self) -> list[protocol.Message]:
         """What was said and is not known to be on the server's disk, in order."""
@@ -565,10 +569,13 @@ class Screen:
         if self.is_terminal:
             try:
                 return protocol.clean_text(input(prompt))
-            except EOFError:
+            except (EOFError, OSError):
                 print()
                 return None
-        raw = sys.stdin.buffer.readline()
+        try:
+            raw = sys.stdin.buffer.readline()
+        except OSError:  # as nohup leaves it: open, but not for reading
+            return None
         return protocol.clean_text(raw.decode(errors="replace")) if raw else None
 
 
@@ -607,11 +614,12 @@ class Network(threading.Thread):
         super().__init__(daemon=True)
         self.has_begun = threading.Event()  # joined, or failed to
         self.has_ended = False
+        self._turned_at = inf
         self._client = client
         self._udp = udp
         self._screen = screen
         self._timing = timing
-        self._lock = threading.Condition()  # notified when lines have been taken away
+        self._lock = threading.Lock()
         self._wakeup, self._alarm = socket.socketpair()
         self._is_main_reading = False
         # A Ctrl-C while the main thread handles a key, before it waits for the next one, is not
@@ -621,17 +629,28 @@ class Network(threading.Thread):
 
     # -- for the main thread
 
-    def say(self, message: protocol.Message) -> None:
-        """Waits while more is typed, or piped, than can be delivered."""
+    def say(self, message: protocol.Message) -> bool:
+        """Waits while more is typed, or piped, than can be delivered; False once all is over."""
+        # A Condition would be no better than to look now and then: its ``with`` is not safe from
+        # a KeyboardInterrupt, which would leave the lock taken for ever.
+        while not self.has_ended and self._client.backlog >= MAX_BACKLOG:
+            time.sleep(BACKLOG_PAUSE)
         with self._lock:
-            self._lock.wait_for(lambda: self.has_ended or self._client.backlog < MAX_BACKLOG)
+            if self.has_ended or self._client.is_leaving:
+                return False
             self._client.say(message, time.monotonic())
         self._wake()
+        return True
 
     def leave(self, patience: float) -> None:
         with self._lock:
             self._client.leave(patience, time.monotonic())
         self._wake()
+
+    def wait_until_stuck(self, patience: float) -> None:
+        """Until it has ended, or has not come round for so long: nobody reads what it prints."""
+        while self.is_alive() and time.monotonic() < self._turned_at + patience:
+            self.join(INTERRUPT_PAUSE)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it is being woken already
@@ -656,20 +675,17 @@ class Network(threading.Thread):
             self._udp.close()
             self.has_ended = True
             self.has_begun.set()
-            with self._lock:
-                self._lock.notify_all()
             while self._is_main_reading:
                 self._interrupt_main()
                 time.sleep(INTERRUPT_PAUSE)
 
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
-        now = time.monotonic()
+        now = self._turned_at = time.monotonic()
         with self._lock:
             if self._screen.is_closed and not self._client.is_leaving:
                 self._client.leave(self._timing.leave_patience, now)
             out = self._client.datagrams(now)
-            self._lock.notify_all()
             shown, self._client.shown = self._client.shown, []
             is_over, has_joined = self._client.is_over, self._client.has_joined
             deadline = self._client.deadline()
@@ -739,8 +755,8 @@ def converse(screen: Screen, network: Network) -> None:
                 continue
             if message == protocol.Exit():
                 return
-            for piece in _pieces(message):
-                network.say(piece)
+            if not all(map(network.say, _pieces(message))):
+                return
 
 
 def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | None:
@@ -860,17 +876,18 @@ def _run(client: Client, udp: socket.socket, timing: Timing) -> None:
             network.leave(patience)
         network.join()
     except KeyboardInterrupt:
-        if screen.is_terminal:
-            print()  # ends the row of the prompt
         with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
+            if screen.is_terminal:
+                print()  # ends the row of the prompt
             network.leave(timing.leave_patience)
-            network.join()
+            network.wait_until_stuck(timing.leave_patience + 1)
 
 
 def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     """Runs the client; returns the exit status."""
     args = _parse_arguments(argv)
     server = f"{args.ip} port {args.server_port}"
+    client = None
     try:
         udp = open_socket(args.ip, args.server_port, args.port)
         client = Client(args.username, server, timing, os.urandom, time.monotonic())
@@ -878,18 +895,19 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     except Failed as error:
         print(f"chatclient.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before there was anything to deliver
-        return 0
-    return report(client)
+    except KeyboardInterrupt:  # in the instants before and after the conversation
+        pass
+    return report(client) if client else 0
 
 
 def report(client: Client) -> int:
     """Says what has failed; returns the exit status."""
-    if client.failure or not client.has_left:
-        failure = client.failure or "ended before everything was delivered"
+    failure = client.failure
+    if not failure and client.has_joined and not client.has_left:
+        failure = f"ended before all was delivered: {len(client.undelivered())} lines were not"
+    if failure:
         print(f"chatclient.py: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":

@@ -710,7 +710,8 @@ class Server:
                 packets = session.channel.packets(now, logs)
             except StoreError as error:  # it lags behind what is in memory
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
-                packets = []
+                self._alarms.at_latest(session, now + self._timing.store_pause)
+                continue
             for packet in packets:
                 data = protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
                 out.append((data, session.address))

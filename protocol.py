@@ -54,7 +54,7 @@ Keys are as below and ``type``; byte strings are in lower-case hexadecimal, and 
 2**31. The numbers below are lengths in bytes; no datagram has more than 1,200.
 
     C -> S  HELLO      version=1, username, nonce 16, public 256    public is A
-    S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 30 s
+    S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 15 s
     C -> S  JOIN       as HELLO, and cookie    the address is known to be real
     S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
     C -> S  PROVE      nonce, session, proof 32, sealed
@@ -171,7 +171,7 @@ class Timing:
     keepalive_jitter: float = 5.0  # so that a thousand members do not ask together
     server_silence: float = 75.0  # three keepalives lost: the member is written out
     client_silence: float = 45.0  # the client says "reconnecting" well before that
-    cookie_life: float = 30.0  # what DTLS and QUIC servers use for a retry token
+    cookie_life: float = 30.0  # at most: a cookie is good for half of it at least
     hint_pause: float = 3.0  # a GONE, which anybody can forge, counts at most this often
     linger: float = 10.0  # a session that has left acknowledges for this long
     probe: float = 2.0  # how long a silent holder of a name may take to answer
@@ -180,7 +180,7 @@ class Timing:
     join_patience: float = 60.0  # no answer at all at the first joining
     deliver_patience: float = 60.0  # end of input: nothing gets through any more
     trouble: float = 2.0  # a reconnection that takes longer is worth mentioning
-    leave_patience: float = 2.0  # a person who leaves does not wait longer
+    leave_patience: float = 2.0  # a person leaves: nothing gets through any more
     shutdown: float = 0.5  # a server that ends tells its members for this long
     store_pause: float = 1.0  # between two tries to write the room file
 

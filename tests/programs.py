@@ -104,6 +104,9 @@ class Program:
         with self._changed:
             return list(self._complaints)
 
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
     def type(self, *lines: str) -> None:
         self.type_bytes("".join(f"{line}\n" for line in lines).encode())
 

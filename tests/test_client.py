@@ -48,8 +48,6 @@ class BacklogTest(unittest.TestCase):
         self.assertTrue(writer.is_alive())
         self.assertEqual(client.backlog, MAX_BACKLOG)
         network.has_ended = True
-        with network._lock:
-            network._lock.notify_all()
         writer.join(10)
         self.assertFalse(writer.is_alive())
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 import unittest
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import combinations
 from typing import Final
@@ -364,6 +364,30 @@ class Pipes(RoomTest):
         self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.check_that_losing_its_reader_ends_a_client()
+
+    @unittest.skipUnless(os.name == "posix", "needs pipes that can be closed")
+    def test_it_does_so_though_its_input_never_ends(self) -> None:
+        server = self.start_server("--rate", "0")
+        out, pipe = os.pipe()
+        bob = self.start_client("bob", server.port, stdout=pipe)
+        os.close(pipe)
+        self.assertEqual(os.read(out, 12), b"* here: bob\n")
+        os.close(out)
+        (alice,) = self.join(server.port, "alice")  # bob is told of it, and nobody reads that
+        with suppress(BrokenPipeError):
+            while bob.is_running():
+                bob.type(*["hello"] * 100)
+        self.assertEqual((bob.status(), bob.complaints), (0, []))
+        alice.wait_for("[HH:MM] * bob left")
+
+    @unittest.skipUnless(os.name == "posix", "needs a shell")
+    def test_an_input_that_cannot_be_read_is_an_end_of_input(self) -> None:
+        server = self.start_server()
+        arguments = (LOCALHOST, "0", "bob", "--server-port", str(server.port))
+        bob = command("chatclient", arguments, {})
+        with open(os.devnull, "wb") as unreadable:
+            done = subprocess.run(bob, stdin=unreadable, capture_output=True, timeout=30)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
 
     def check_that_losing_its_reader_ends_a_client(self) -> None:
         server = self.start_server()

@@ -512,6 +512,45 @@ class RestartTest(unittest.TestCase):
             w.run(3)
             self.assertEqual(alice.texts(), ["* here: alice"] * 2)
 
+    def test_a_server_that_is_gone_is_mentioned_while_it_is(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            for _ in range(5):
+                now = w.network.now
+                w.network.at(now, "alice", partial(alice.client.port_closed, now))
+                w.run(1)
+            self.assertEqual(alice.texts()[1:], ["* the connection is lost: reconnecting"])
+            w.server.start()
+            w.run(5)
+            self.assertEqual(alice.texts()[2:], ["* connected"])
+
+    def test_a_backlog_counts_what_is_not_acknowledged(self) -> None:
+        with world(options=replace(OPTIONS, rate=0)) as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            alice.say(*(f"#{n}" for n in range(500)))
+            w.run(1)
+            self.assertEqual(alice.client.backlog, 500)
+            w.server.start()
+            w.run(5)
+            self.assertEqual(alice.client.backlog, 0)
+
+    def test_a_question_that_another_file_knows_nothing_of_is_asked_again(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            for path in w.server.path.parent.iterdir():
+                path.unlink()
+            alice.say("WHO")
+            w.run(1)
+            w.server.start()
+            w.run(5)
+            self.assertEqual(alice.texts().count("* here: alice"), 2)
+
     def test_what_was_said_while_the_server_was_away_arrives(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
