@@ -904,7 +904,9 @@ def report(client: Client) -> int:
     """Says what has failed; returns the exit status."""
     failure = client.failure
     if not failure and client.has_joined and not client.has_left:
-        failure = f"ended before all was delivered: {len(client.undelivered())} lines were not"
+        lost = len(client.undelivered())
+        failure = "ended before the server knew that you have left"
+        failure += f", and before {lost} lines were delivered" if lost else ""
     if failure:
         print(f"chatclient.py: {failure}", file=sys.stderr)
     return 1 if failure else 0
