@@ -614,7 +614,7 @@ class Network(threading.Thread):
         super().__init__(daemon=True)
         self.has_begun = threading.Event()  # joined, or failed to
         self.has_ended = False
-        self._turned_at = inf
+        self._turned_at = -inf
         self._client = client
         self._udp = udp
         self._screen = screen
@@ -649,7 +649,8 @@ class Network(threading.Thread):
 
     def wait_until_stuck(self, patience: float) -> None:
         """Until it has ended, or has not come round for so long: nobody reads what it prints."""
-        while self.is_alive() and time.monotonic() < self._turned_at + patience:
+        begun_at = time.monotonic()
+        while self.is_alive() and time.monotonic() < max(begun_at, self._turned_at) + patience:
             self.join(INTERRUPT_PAUSE)
 
     def _wake(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 import unittest
 from random import Random
+from unittest import mock
 
 from chatclient import MAX_BACKLOG, Client, Network, Screen, rows_of
 from protocol import TIMING, Public
@@ -31,15 +33,40 @@ class RowsTest(unittest.TestCase):
         self.check("👩\u200d👩x", "👩\u200d👩", "x")
 
 
-class BacklogTest(unittest.TestCase):
-    def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
-        client = Client("alice", "the server", TIMING, Random(1).randbytes, 0.0)
+class NetworkTest(unittest.TestCase):
+    def network(self, client: Client) -> Network:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.addCleanup(udp.close)
         network = Network(client, udp, Screen(), TIMING)
         self.addCleanup(signal.set_wakeup_fd, -1)
-        for end in (network._wakeup, network._alarm):
+        for end in (udp, network._wakeup, network._alarm):
             self.addCleanup(end.close)
+        return network
+
+    def client(self) -> Client:
+        return Client("alice", "the server", TIMING, Random(1).randbytes, 0.0)
+
+    def test_a_thread_that_had_nothing_to_do_is_not_stuck(self) -> None:
+        network = self.network(self.client())
+        finished = threading.Event()
+        self.enterContext(mock.patch.object(network, "run", lambda: finished.wait(0.3)))
+        network._turned_at = time.monotonic() - 60
+        network.start()
+        network.wait_until_stuck(10)
+        self.assertFalse(network.is_alive())
+
+    def test_a_thread_that_does_not_come_round_is_not_waited_for(self) -> None:
+        network = self.network(self.client())
+        finished = threading.Event()
+        self.enterContext(mock.patch.object(network, "run", finished.wait))
+        network.start()
+        network.wait_until_stuck(0.2)
+        self.assertTrue(network.is_alive())
+        finished.set()
+        network.join()
+
+    def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
+        client = self.client()
+        network = self.network(client)
         while client.backlog < MAX_BACKLOG:
             network.say(Public("line"))
         writer = threading.Thread(target=network.say, args=(Public("one more"),))
