@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import unittest
+from functools import partial
 from random import Random
 from unittest import mock
 
@@ -48,7 +49,7 @@ class NetworkTest(unittest.TestCase):
     def test_a_thread_that_had_nothing_to_do_is_not_stuck(self) -> None:
         network = self.network(self.client())
         finished = threading.Event()
-        self.enterContext(mock.patch.object(network, "run", lambda: finished.wait(0.3)))
+        self.enterContext(mock.patch.object(network, "run", partial(finished.wait, 0.3)))
         network._turned_at = time.monotonic() - 60
         network.start()
         network.wait_until_stuck(10)
