@@ -1,7 +1,7 @@
 """The chat room's terminal client: two threads around one protocol object.
 
     main thread      stdin -> parse_message -> Client.say
-    network thread   recv -> Client.receive_untrusted -> events -> the screen
+    network thread   recv -> Client.receive_untrusted -> lines -> the screen
                      send <- Client.datagrams <- - - - - - timers, lines
 
     Attempt   one handshake, from HELLO to WELCOME

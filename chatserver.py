@@ -409,7 +409,7 @@ class Knock:
 
 class Door:
     """The handshake up to the proof. A HELLO leaves nothing behind here; a JOIN, whose address is
-    known to be real, leaves a challenge for as long as a cookie is good."""
+    known to be real, leaves a challenge for ``cookie_life``."""
 
     def __init__(self, timing: Timing, random_bytes: RandomBytes) -> None:
         self._life = timing.cookie_life
