@@ -4,6 +4,7 @@
     network thread   recv -> Client.receive_untrusted -> lines -> the screen
                      send <- Client.datagrams <- - - - - - timers, lines
 
+    Credentials  what the person can prove
     Attempt   one handshake, from HELLO to WELCOME
     Client    what this end knows: its cursors, what it has yet to deliver, how it is connected;
               no socket, no clock, no thread
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import getpass
 import io
 import os
 import select
@@ -55,6 +57,7 @@ HELP: Final = (  # narrow enough for a small screen
     "WHO           who is here",
     "EX            leave (Ctrl-D too)",
 )
+PASSWORD_TRIES: Final = 3
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
@@ -67,15 +70,67 @@ class Failed(Exception):
     """The room cannot be joined; the text is for the person."""
 
 
+class PasswordWanted(Failed):
+    """It can be joined with a password only, and the person has not given one."""
+
+
+class Credentials:
+    """What the person can prove: nothing (a guest), a password, a new one that is to be
+    registered, or both. To make x of a password takes a while, and so is done once for a salt."""
+
+    def __init__(
+        self, password: bytes | None = None, new: bytes | None = None, salt: bytes = b""
+    ) -> None:
+        self.password = password
+        self.registration: protocol.Register | None = None
+        self._new = new
+        self._salt, self._secret = (b"", 0), 0  # CHALLENGE's words, and the x that they lead to
+        if new is not None:
+            self.registration, self._new_secret = protocol.registration(new, salt)
+
+    def secret_untrusted(self, salt: bytes, iterations: int) -> int:
+        """x for a CHALLENGE; Failed if it makes a guest of who has a password, or wants a
+        password of who has none."""
+        if not salt and not iterations:
+            if self.password is not None:
+                raise Failed(
+                    "this server does not know the name: to register it there, add --register; "
+                    "to be a guest, give no password"
+                )
+            return protocol.GUEST_SECRET
+        if self.registration and salt == self.registration.salt:
+            return self._new_secret  # it has arrived, though we have not heard of that
+        if self.password is None:
+            raise PasswordWanted("the name is registered, and needs its password")
+        if self._salt != (salt, iterations):
+            try:
+                x = protocol.password_secret_untrusted(self.password, salt, iterations)
+            except ProtocolError as error:
+                raise Failed(f"this server asks for something dangerous: {error}") from None
+            self._salt, self._secret = (salt, iterations), x
+        return self._secret
+
+    def registered(self) -> None:
+        """The new password is the one that counts."""
+        if self.registration:
+            self._salt = self.registration.salt, self.registration.iterations
+            self._secret, self.password = self._new_secret, self._new
+            self.registration = None
+
+
 class Attempt:
     """One handshake: a request that is repeated, byte for byte, until its answer comes."""
 
-    def __init__(self, username: str, random_bytes: RandomBytes, now: float) -> None:
+    def __init__(
+        self, username: str, credentials: Credentials, random_bytes: RandomBytes, now: float
+    ) -> None:
         self.nonce = random_bytes(16)
+        self._credentials = credentials
         self._a = int.from_bytes(random_bytes(32), "big")
         self._a_public = protocol.GROUP.power(self._a)
         public = protocol.GROUP.pad(self._a_public)
         self._hello = protocol.Hello(VERSION, username, self.nonce, public)
+        self.is_login = False  # and not a guest's
         # Once the server has been told our cursors, they must not move any more.
         self.proven: tuple[protocol.Prove, protocol.SessionKeys] | None = None
         self.request = protocol.format_handshake(self._hello)
@@ -92,8 +147,8 @@ class Attempt:
     def receive_untrusted(
         self, record: protocol.Handshake, data: bytes, resume: protocol.Resume, now: float
     ) -> protocol.Terms | None:
-        """Takes the answer to its request; the terms if it was the last. Raises Failed if the
-        name needs a password, ProtocolError if the answer makes no sense."""
+        """Takes the answer to its request; the terms if it was the last. Raises Failed if that
+        asks for what the person cannot prove, ProtocolError if it makes no sense."""
         match record:
             case protocol.Cookie(self.nonce, cookie) if not self.proven:
                 hello = self._hello
@@ -112,15 +167,10 @@ class Attempt:
     def _answer_untrusted(
         self, challenge: protocol.Challenge, data: bytes, resume: protocol.Resume, now: float
     ) -> None:
-        if challenge.salt or challenge.iterations:
-            raise Failed(
-                f"the name {self._hello.username} is registered on this server, and this "
-                "client cannot log in: choose another name"
-            )
+        x = self._credentials.secret_untrusted(challenge.salt, challenge.iterations)
+        self.is_login = x != protocol.GUEST_SECRET
         b_public = int.from_bytes(challenge.public, "big")
-        secret = protocol.client_secret_untrusted(
-            self._a, self._a_public, b_public, protocol.GUEST_SECRET
-        )
+        secret = protocol.client_secret_untrusted(self._a, self._a_public, b_public, x)
         keys = protocol.derive_keys(secret, self.request, data)
         proof, sealed = protocol.seal_record(keys.prove, keys.transcript, resume)
         prove = protocol.Prove(self.nonce, challenge.session, proof, sealed)
@@ -154,12 +204,20 @@ class Client:
     """
 
     def __init__(
-        self, username: str, server: str, timing: Timing, random_bytes: RandomBytes, now: float
+        self,
+        username: str,
+        credentials: Credentials,
+        server: str,
+        timing: Timing,
+        random_bytes: RandomBytes,
+        now: float,
     ) -> None:
         self.username = username
         self.shown: list[str] = []
         self.failure: str | None = None  # why the program has to end with status 1
+        self.wants_password = False  # and that this could mend it: see log_in
         self.has_left = False
+        self._credentials = credentials
         self._server = server  # in words
         self._timing = timing
         self._random_bytes = random_bytes
@@ -167,10 +225,14 @@ class Client:
         self._log_id = b""
         self._session: Session | None = None
         self._history_end = 0
+        self._kept_end = 0
         self._roster: list[str] = []
 
         # Delivery: queue -> (at the agreed rate) outbox -> the server's cursor -> shown again
         self._queue: deque[protocol.Message] = deque([protocol.Who()])
+        if credentials.registration:
+            self._queue.appendleft(credentials.registration)
+        self._complaint: str | None = None  # what went wrong, though we can leave properly
         self._outbox = protocol.Log()
         self._pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
         self._bucket = protocol.Bucket(0, 0)
@@ -179,13 +241,20 @@ class Client:
         self._exit: int | None = None  # the number of our EX
 
         # Joining, and joining again
-        self._attempt: Attempt | None = Attempt(username, random_bytes, now)
+        self._attempt: Attempt | None = self._new_attempt(now)
         self._trouble_since = now
         self._closed_since = inf
         self._hint_at = -inf
         self._has_said_trouble = False
 
     # -- what the person does
+
+    def log_in(self, password: bytes, now: float) -> None:
+        """Tries to join with this password, after it was wanted."""
+        self._credentials.password = password
+        self.failure, self.wants_password = None, False
+        self._attempt = self._new_attempt(now)
+        self._trouble_since = now
 
     @property
     def has_joined(self) -> bool:
@@ -225,7 +294,7 @@ class Client:
         except ProtocolError:
             pass
         except Failed as error:
-            self.failure = str(error)
+            self._refused(str(error), isinstance(error, PasswordWanted), now)
 
     def port_closed(self, now: float) -> None:
         """The server's host says that nobody listens. Before the first joining that is believed
@@ -262,9 +331,10 @@ class Client:
                     self._doubt(now)
                 elif self._attempt and self._attempt.is_for(session) and self._may_hint(now):
                     self._attempt = self._new_attempt(now)
-            case protocol.Refused(nonce, _, text):
+            case protocol.Refused(nonce, code, text):
                 if self._attempt and self._attempt.nonce == nonce:
-                    self._refused(protocol.clean_text(text), now)
+                    is_login = code == protocol.Refusal.LOGIN.value
+                    self._refused(protocol.clean_text(text), is_login, now)
             case _ if self._attempt:
                 if terms := self._attempt.receive_untrusted(record, data, self._resume(), now):
                     self._welcomed(terms, self._attempt, now)
@@ -272,12 +342,20 @@ class Client:
     def _read_untrusted(self, log: LogId, number: int, raw: bytes, now: float) -> None:
         """Takes a line; what of it concerns the person is shown."""
         relayed = protocol.parse_relayed_untrusted(raw)
-        at, sender = time.strftime("[%H:%M]", time.localtime(relayed.unix)), relayed.sender
+        when, sender = time.localtime(relayed.unix), relayed.sender
+        at = time.strftime("[%H:%M]", when)
         is_history = log is LogId.ROOM and number < self._history_end
+        is_kept = log is LogId.INBOX and number < self._kept_end
         has_our_name = fold(sender) == fold(self.username)
         match relayed.event:
             case protocol.Public(text) if is_history:
                 self._tell(f"earlier: {at} {sender}: {text}")
+            case protocol.Direct(to, text) if is_kept:
+                if fold(to) == fold(self.username):
+                    dated = time.strftime("[%Y-%m-%d %H:%M]", when)
+                    self._tell(f"kept: {dated} {sender} -> you: {text}")
+            case protocol.Accepted() | protocol.Declined() if is_kept:
+                pass  # of an earlier instance's lines
             case protocol.Public(text) as message:
                 if not (has_our_name and self._settle(message, now)):
                     self.shown.append(f"{at} {sender}: {text}")
@@ -286,8 +364,15 @@ class Client:
                     self._settle(message, now)
                 if fold(to) == fold(self.username):
                     self.shown.append(f"{at} {sender} -> you: {text}")
+            case protocol.Accepted(accepted, words):
+                self._tell(words)
+                self._progress_at = now
+                if isinstance(self._pending.pop(accepted, None), protocol.Register):
+                    self._credentials.registered()
+                    self._attempt = self._new_attempt(now)  # from now on as its owner
+                    self._trouble_since = now
             case protocol.Declined(refused, words):
-                self._show_refusal(self._pending.pop(refused, None), words)
+                self._show_refusal(self._pending.pop(refused, None), words, now)
                 self._progress_at = now
             case protocol.Roster(more, names):
                 self._roster += names
@@ -295,6 +380,9 @@ class Client:
                     self._show_roster()
             case protocol.Closing():
                 self._tell("the server is shutting down: waiting for it to return")
+            case protocol.Expelled(words):
+                lost = self._say_undelivered()
+                self.failure = f"{words}, and {lost}" if lost else words
             case protocol.Joined() | protocol.Exit() if is_history or has_our_name:
                 pass
             case protocol.Joined():
@@ -315,7 +403,11 @@ class Client:
                 return True
         return False
 
-    def _show_refusal(self, message: protocol.Message | None, words: str) -> None:
+    def _show_refusal(self, message: protocol.Message | None, words: str, now: float) -> None:
+        if isinstance(message, protocol.Register):  # nobody becomes a guest without a word
+            self._complaint = f"not registered: {words}"
+            self.leave(self._timing.leave_patience, now)
+            return
         hint = ""
         if isinstance(message, protocol.Direct):
             hint = f". To say it to everyone: PM {protocol.format_message(message)}"
@@ -340,7 +432,7 @@ class Client:
         return protocol.Resume(self._log_id, self._instance, room, inbox)
 
     def _new_attempt(self, now: float) -> Attempt:
-        return Attempt(self.username, self._random_bytes, now)
+        return Attempt(self.username, self._credentials, self._random_bytes, now)
 
     def _may_hint(self, now: float) -> bool:
         """Hints can be forged, so they count only now and then."""
@@ -355,15 +447,16 @@ class Client:
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
 
-    def _refused(self, words: str, now: float) -> None:
-        """Turned away. That ends the first joining; later it may pass, since nobody has proved
-        that it was the server who said so."""
+    def _refused(self, words: str, is_password: bool, now: float) -> None:
+        """Turned away, perhaps for want of the right password. That ends the first joining; later
+        it may pass, since nobody has proved that it was the server who said so."""
         if not self.has_joined:
-            self.failure = f"{words} ({self._server})"
+            self.failure, self.wants_password = f"{words} ({self._server})", is_password
             return
         self._say_trouble(f"not let in again ({words}): still trying")
         self._attempt = self._new_attempt(now)
-        self._attempt.send_at = now + self._pause(now - self._trouble_since)
+        pause = self._pause(now - self._trouble_since)
+        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_password)
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
@@ -377,7 +470,7 @@ class Client:
         is_resumed = terms.known and terms.log_id == self._log_id and terms.room >= resume.room
         if not is_resumed or not self._outbox.start <= terms.lines <= self._outbox.end:
             # The server knows nothing of what we have read and written, or had another file.
-            self._history_end = terms.history_end
+            self._history_end, self._kept_end = terms.history_end, terms.kept_end
             self._drop_numbered(terms)
         elif terms.room > resume.room:
             self._tell(f"{terms.room - resume.room} lines are missing here: they were pruned")
@@ -388,6 +481,8 @@ class Client:
             if number < terms.lines:  # the answer went with the old session: asks again
                 self._queue.appendleft(self._pending.pop(number))
         self._bucket = protocol.Bucket(terms.rate, terms.rate * protocol.BURST_SECONDS)
+        if not self.has_joined and attempt.is_login:
+            self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
         self._end_trouble()
@@ -409,10 +504,10 @@ class Client:
     def _drop_numbered(self, terms: protocol.Terms) -> None:
         """The server does not know this instance: to send again might say things twice."""
         for message in self._pending.values():
-            if message == protocol.Who():  # can be asked twice
+            if isinstance(message, protocol.Who | protocol.Register):  # can be asked twice
                 self._queue.appendleft(message)
             else:
-                self._tell(f"may not have arrived: {protocol.format_message(message)}")
+                self._tell(f"may not have arrived: {_in_words(message)}")
         self._pending.clear()
         self._outbox = protocol.Log(terms.lines)
         self._exit = None
@@ -437,7 +532,7 @@ class Client:
         for when, bring_about in list(self._timers()):
             if when <= now and not self.is_over:
                 bring_about(now)
-        if self._session:
+        if self._session and not self.is_over:
             self._write(self._session, now)
         out = []
         if self._attempt and self._attempt.send_at <= now:
@@ -445,6 +540,8 @@ class Client:
             self._attempt.send_at = now + self._pause(now - self._attempt.since)
         if self._session and not (self._attempt and self._attempt.proven):
             session = self._session
+            if self.is_over:  # the last packet: what we have read must not be sent again
+                session.channel.acknowledge(now)
             for packet in session.channel.packets(now, {LogId.LINES: self._outbox}):
                 out.append(
                     protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
@@ -494,7 +591,7 @@ class Client:
         if self.is_leaving and self._exit is None and not self._queue and not self._pending:
             self._exit = self._outbox.append(protocol.format_message(protocol.Exit()).encode())
         if self._exit is not None and session.delivered > self._exit:
-            self.has_left = True
+            self.has_left, self.failure = True, self._complaint
 
     @property
     def backlog(self) -> int:
@@ -508,14 +605,17 @@ class Client:
         return [m for m in (*numbered, *self._queue) if m != protocol.Who()]
 
     def _give_up(self, now: float) -> None:
+        self.failure = self._say_undelivered() or self._complaint
+        self.has_left = not self.failure  # only the goodbye is not acknowledged
+
+    def _say_undelivered(self) -> str:
+        """Names what is not delivered; returns how much that is, in words."""
         late = self.undelivered()
         for message in late:
-            self._tell(f"not delivered: {protocol.format_message(message)}")
-        if late:
-            lines = "1 line was" if len(late) == 1 else f"{len(late)} lines were"
-            self.failure = f"{lines} not delivered"
-        else:
-            self.has_left = True  # only the goodbye is not acknowledged
+            self._tell(f"not delivered: {_in_words(message)}")
+        if not late:
+            return ""
+        return f"{'1 line was' if len(late) == 1 else f'{len(late)} lines were'} not delivered"
 
     def deadline(self) -> float:
         """When ``datagrams`` is to be called again if nothing happens before."""
@@ -527,6 +627,11 @@ class Client:
         if self._session and self._queue:
             times.append(self._bucket.ready_at())
         return min(times)
+
+
+def _in_words(message: protocol.Message) -> str:
+    is_registration = isinstance(message, protocol.Register)
+    return "the registration" if is_registration else protocol.format_message(message)
 
 
 # ------------------------------------------------------------------------------------ the screen
@@ -612,7 +717,6 @@ class Network(threading.Thread):
 
     def __init__(self, client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
         super().__init__(daemon=True)
-        self.has_begun = threading.Event()  # joined, or failed to
         self.has_ended = False
         self._turned_at = -inf
         self._client = client
@@ -628,6 +732,11 @@ class Network(threading.Thread):
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
 
     # -- for the main thread
+
+    def enter(self) -> None:
+        """Before this thread is started: goes on until the room is joined, or cannot be."""
+        while not self._turn() and not self._client.has_joined:
+            pass
 
     def say(self, message: protocol.Message) -> bool:
         """Waits while more is typed, or piped, than can be delivered; False once all is over."""
@@ -675,7 +784,6 @@ class Network(threading.Thread):
         finally:  # even a bug here must not leave the main thread waiting for ever
             self._udp.close()
             self.has_ended = True
-            self.has_begun.set()
             while self._is_main_reading:
                 self._interrupt_main()
                 time.sleep(INTERRUPT_PAUSE)
@@ -688,14 +796,12 @@ class Network(threading.Thread):
                 self._client.leave(self._timing.leave_patience, now)
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
-            is_over, has_joined = self._client.is_over, self._client.has_joined
+            is_over = self._client.is_over
             deadline = self._client.deadline()
         for data in out:
             self._send(data)
         for line in shown:
             self._screen.show(line)
-        if has_joined:
-            self.has_begun.set()
         if is_over:
             return True
         timeout = max(0.0, deadline - time.monotonic())
@@ -829,6 +935,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=protocol.DEFAULT_PORT,
         help="the server's UDP port (default: %(default)s)",
     )
+    add(
+        "--register",
+        action="store_true",
+        help="make the name an account of yours, or change its password",
+    )
     args = parser.parse_args(argv)
     if not args.server_port:
         parser.error("--server-port needs the number of the server's port, 1 to 65535")
@@ -861,14 +972,66 @@ def open_socket(host: str, server_port: int, port: int) -> socket.socket:
     return udp
 
 
-def _run(client: Client, udp: socket.socket, timing: Timing) -> None:
-    screen = Screen()
+def _credentials(name: str, is_registering: bool, is_terminal: bool) -> Credentials:
+    """From the environment; a new password is asked for on a terminal. Failed if there is none
+    where one is needed."""
+    password, new = os.environ.get("CHAT_PASSWORD"), os.environ.get("CHAT_NEW_PASSWORD")
+    if not is_registering:
+        return Credentials(None if password is None else _prepared(password))
+    salt = os.urandom(protocol.SALT_LENGTH)
+    if is_terminal:
+        return Credentials(None, _new_password(name), salt)
+    if password is None:
+        raise Failed("--register without a terminal needs the password in CHAT_PASSWORD")
+    if new is None:
+        return Credentials(None, _prepared(password), salt)
+    return Credentials(_prepared(password), _prepared(new), salt)
+
+
+def _new_password(name: str) -> bytes:
+    """Asked for twice. Failed if they differ."""
+    new = _prepared(_typed_password(f"New password for {name}: "))
+    if _prepared(_typed_password("Once more: ")) != new:
+        raise Failed("that was not the same twice: nothing was registered")
+    return new
+
+
+def _typed_password(prompt: str) -> str:
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        raise Failed("no password was given") from None
+
+
+def _prepared(typed: str) -> bytes:
+    try:
+        return protocol.prepare_password(typed)
+    except protocol.BadMessage as error:
+        raise Failed(str(error)) from None
+
+
+def _enter(client: Client, network: Network, is_terminal: bool) -> bool:
+    """Joins the room, and asks for the password where it needs one; whether it is joined."""
+    network.enter()
+    for _ in range(PASSWORD_TRIES if is_terminal else 0):
+        if client.wants_password:
+            print(f"* {client.failure}")
+            typed = _typed_password(f"Password for {client.username}: ")
+            client.log_in(_prepared(typed), time.monotonic())
+            network.enter()
+    if client.wants_password and not is_terminal and "CHAT_PASSWORD" not in os.environ:
+        client.failure = f"{client.failure}: without a terminal, put it into CHAT_PASSWORD"
+    return client.has_joined
+
+
+def _run(client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
     network = Network(client, udp, screen, timing)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.default_int_handler)
-    network.start()
     try:
-        network.has_begun.wait()
+        if not _enter(client, network, screen.is_terminal):
+            return
+        network.start()
         with network.interrupting():
             if not network.has_ended:
                 converse(screen, network)
@@ -890,9 +1053,11 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     server = f"{args.ip} port {args.server_port}"
     client = None
     try:
+        screen = Screen()
+        credentials = _credentials(args.username, args.register, screen.is_terminal)
         udp = open_socket(args.ip, args.server_port, args.port)
-        client = Client(args.username, server, timing, os.urandom, time.monotonic())
-        _run(client, udp, timing)
+        client = Client(args.username, credentials, server, timing, os.urandom, time.monotonic())
+        _run(client, udp, screen, timing)
     except Failed as error:
         print(f"chatclient.py: {error}", file=sys.stderr)
         return 1

@@ -2,9 +2,10 @@
 
     turn:  wait -> drain the socket -> handle -> one transaction -> seal and send what is due
 
-    Store     the room file: every log, and every instance of a client that is still remembered
+    Store     the room file: every log, every account, every instance that is still remembered
     Room      who is here, and which line goes to which log; it touches no socket and no clock
     Door      the handshake up to the proof: cookies and challenges, no sessions yet
+    Brake     how long who has guessed passwords has to wait
     Server    sessions by id, what each has to read and to send, and when; no socket, no clock
     serve     the loop around it: socket, clock and signals
 
@@ -19,9 +20,11 @@ from __future__ import annotations
 import argparse
 import enum
 import errno
+import getpass
 import hashlib
 import heapq
 import hmac
+import ipaddress
 import logging
 import os
 import select
@@ -31,16 +34,17 @@ import sqlite3
 import sys
 import textwrap
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from math import floor, inf
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple, dataclass, field, replace
+from math import ceil, floor, inf
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeAlias, assert_never
+from weakref import WeakValueDictionary
 
 import protocol
-from protocol import TIMING, Log, LogId, ProtocolError, Refusal, Timing, fold
+from protocol import GROUP, TIMING, Log, LogId, ProtocolError, Refusal, Timing, fold
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 RandomBytes: TypeAlias = Callable[[int], bytes]
@@ -53,10 +57,13 @@ HANDSHAKES_PER_TURN: Final = 2  # each costs a power of some 3 ms, and everybody
 WAITING_HANDSHAKES: Final = 256  # later ones are dropped: their clients repeat them
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
+ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
 UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
+UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
+MAX_ACCOUNTS: Final = 10_000  # so that guests who register names do not fill the disk
 INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
 FORGET_EVERY: Final = 600  # seconds
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
@@ -64,6 +71,13 @@ FORGET_EVERY: Final = 600  # seconds
 RATE_MARGIN: Final = 1.25
 BURST_MARGIN: Final = 2
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
+
+# Wrong passwords within a minute that bring the first wait: see Brake.
+FAILURES_HERE: Final = 5  # for one name, from one network
+FAILURES_OF_NETWORK: Final = 20  # for any names
+FAILURES_OF_NAME: Final = 100  # from any networks
+ELSEWHERE: Final = "logged in from elsewhere"
+BRAKES: Final = 4096  # networks and names that are remembered; the longest quiet make way
 
 log = logging.getLogger("chatserver")
 
@@ -80,8 +94,24 @@ class State(enum.Enum):
 
     NEW = "new"  # not in the room file yet
     PRESENT = "present"
-    LEFT = "left"  # by its own EX; it does not come back
+    LEFT = "left"  # by its own EX, or put out; it does not come back
     WRITTEN_OUT = "written out"  # silent for too long; it may come back
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A name that needs a password."""
+
+    id: bytes  # and the key of its inbox; empty for a guest
+    name: str
+    salt: bytes
+    iterations: int
+    verifier: bytes
+    created: int = 0  # Unix seconds
+    latest: bytes = field(default=b"", compare=False)  # the instance that has its place
+
+
+GUEST: Final = Account(b"", "", b"", 0, protocol.GROUP.pad(protocol.GUEST_VERIFIER))
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +120,7 @@ class Member:
 
     key: bytes  # the hash of the instance's secret
     name: str
+    account: bytes  # its id; empty for a guest
     inbox: StoredLog
     lines: int = 0  # the server's cursor in the log that the client writes
     state: State = State.NEW
@@ -133,6 +164,11 @@ class StoredLog(Log):
         self.staged.clear()
         self.drop(self.end - self._tail)
 
+    @property
+    def unread(self) -> int:
+        """How many lines its only reader has not read."""
+        return self.next - self.oldest
+
     def line(self, number: int) -> bytes:
         if number >= self.start:
             return super().line(number)
@@ -148,15 +184,17 @@ class StoredLog(Log):
 
 
 class Store:
-    """The room file (sqlite3): the logs and the instances; nothing of packets is known here.
+    """The room file (sqlite3): logs, accounts and instances; nothing of packets is known here.
 
     ``synchronous=NORMAL`` in WAL mode: a commit survives the death of the process at any moment,
     but the last ones may be lost in a power cut.
     """
 
-    _VERSION: Final = 1
-    _SCHEMA: Final = """
+    # What makes a file of each version from one of the version before.
+    _STEPS: Final = (
+        """
         CREATE TABLE room_file (log_id BLOB NOT NULL);
+        INSERT INTO room_file VALUES (x'{random}');
         CREATE TABLE logs (log BLOB PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL)
             WITHOUT ROWID;
         CREATE TABLE lines (log BLOB NOT NULL, number INTEGER NOT NULL, line BLOB NOT NULL,
@@ -164,19 +202,38 @@ class Store:
         CREATE TABLE instances (key BLOB PRIMARY KEY, name TEXT NOT NULL, lines INTEGER NOT NULL,
             state TEXT NOT NULL, since INTEGER NOT NULL, session BLOB NOT NULL,
             host TEXT NOT NULL, port INTEGER NOT NULL) WITHOUT ROWID;
-    """
+        """,
+        """
+        ALTER TABLE room_file ADD COLUMN secret BLOB NOT NULL DEFAULT x'';
+        UPDATE room_file SET secret = x'{random}';
+        ALTER TABLE instances ADD COLUMN account BLOB NOT NULL DEFAULT x'';
+        CREATE TABLE accounts (folded TEXT PRIMARY KEY, id BLOB NOT NULL, name TEXT NOT NULL,
+            salt BLOB NOT NULL, iterations INTEGER NOT NULL, verifier BLOB NOT NULL,
+            created INTEGER NOT NULL, latest BLOB NOT NULL) WITHOUT ROWID;
+        """,
+    )
 
-    def __init__(self, path: str, random_bytes: RandomBytes = os.urandom) -> None:
+    def __init__(
+        self, path: str, random_bytes: RandomBytes = os.urandom, alone: bool = True
+    ) -> None:
         """Opens the file, or makes one that only its owner can read; StoreError if it cannot, or
-        if another server has it: both would give the same numbers to different lines."""
+        if another server has it: both would give the same numbers to different lines. Only who
+        comes for the accounts need not be ``alone``, and can wait for its turn to write."""
+        self._logs: WeakValueDictionary[bytes, StoredLog] = WeakValueDictionary()
+        self._data_version = -1  # of no file
         try:
-            self._lock = self._open(f"{path}-lock")
-            self._lock.execute("BEGIN EXCLUSIVE")  # until the process ends, however it does
-            self._file = self._open(path)
+            self._lock = self._open(f"{path}-lock", 0.1)
+            try:
+                self._lock.execute("BEGIN EXCLUSIVE")  # until the process ends, however it does
+            except sqlite3.OperationalError:
+                if alone:
+                    raise
+            self._file = self._open(path, 0.1 if alone else 5.0)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
-            (self.log_id,) = self._file.execute("SELECT log_id FROM room_file").fetchone()
+            query = "SELECT log_id, secret FROM room_file"
+            self.log_id, self._secret = self._file.execute(query).fetchone()
         except (OSError, sqlite3.Error) as error:
             words = getattr(error, "strerror", None) or str(error)
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
@@ -184,23 +241,26 @@ class Store:
             raise StoreError(f"the room file {path} cannot be used: {words}") from error
 
     @staticmethod
-    def _open(path: str) -> sqlite3.Connection:
+    def _open(path: str, patience: float) -> sqlite3.Connection:
         path = os.path.abspath(path)  # so that no name has a meaning for SQLite
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        return sqlite3.connect(path, timeout=0.1, isolation_level=None)
+        return sqlite3.connect(path, timeout=patience, isolation_level=None)
 
     def _prepare(self, random_bytes: RandomBytes) -> None:
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and tables == 0:
-            self._file.executescript(
-                f"BEGIN IMMEDIATE; {self._SCHEMA} PRAGMA user_version = {self._VERSION};"
-                f"INSERT INTO room_file VALUES (x'{random_bytes(16).hex()}'); COMMIT;"
-            )
-        elif version != self._VERSION:
+        newest = len(self._STEPS)
+        if version > newest or (version == 0 and tables):
             raise sqlite3.DatabaseError(
-                f"it is of version {version}, and this program knows version {self._VERSION} only"
+                f"it is of version {version}, and this program knows 1 to {newest}"
             )
+        if version == newest:
+            return
+        if version and not self._lock.in_transaction:
+            raise sqlite3.DatabaseError("a server of an older version has it: end that one first")
+        steps = (s.format(random=random_bytes(16).hex()) for s in self._STEPS[version:])
+        script = f"BEGIN IMMEDIATE; {''.join(steps)} PRAGMA user_version = {newest}; COMMIT;"
+        self._file.executescript(script)
 
     def close(self) -> None:
         self._file.close()
@@ -215,6 +275,15 @@ class Store:
         query = "SELECT line FROM lines WHERE log = ? AND number >= ? ORDER BY number LIMIT ?"
         return [line for (line,) in self._query(query, key, first, count)]
 
+    def log(self, key: bytes) -> StoredLog:
+        """The log with that key; the same one for everybody who has it at the moment."""
+        found = self._logs.get(key)
+        if found is None:
+            found = self._logs[key] = StoredLog(
+                self, key, ROOM_TAIL if key == ROOM_KEY else INBOX_TAIL
+            )
+        return found
+
     def member(self, key: bytes) -> Member | None:
         """The instance with that key, if it is still remembered."""
         return next(self._members("key = ?", key), None)
@@ -223,10 +292,45 @@ class Store:
         return list(self._members("state = ?", State.PRESENT.value))
 
     def _members(self, condition: str, value: bytes | str) -> Iterator[Member]:
-        columns = "key, name, lines, state, since, session, host, port"
+        columns = "key, name, account, lines, state, since, session, host, port"
         query = f"SELECT {columns} FROM instances WHERE {condition}"
-        for key, name, lines, state, *rest in self._query(query, value):
-            yield Member(key, name, StoredLog(self, key, INBOX_TAIL), lines, State(state), *rest)
+        for key, name, account, lines, state, *rest in self._query(query, value):
+            inbox = self.log(account or key)
+            yield Member(key, name, account, inbox, lines, State(state), *rest)
+
+    def account(self, name: str) -> Account:
+        """The account of that name in any letter case, or GUEST."""
+        return next(self._accounts("folded = ?", fold(name)), GUEST)
+
+    def accounts(self) -> list[Account]:
+        return list(self._accounts("folded >= ? ORDER BY folded", ""))
+
+    def count_accounts(self) -> int:
+        ((count,),) = self._query("SELECT count(*) FROM accounts")
+        return int(count)
+
+    def _accounts(self, condition: str, value: str) -> Iterator[Account]:
+        columns = "id, name, salt, iterations, verifier, created, latest"
+        query = f"SELECT {columns} FROM accounts WHERE {condition}"
+        return (Account(*row) for row in self._query(query, value))
+
+    def nobody(self, name: str) -> Account:
+        """What looks like the account of a name that has none: the same at each call, and with a
+        verifier that no known password has (RFC 5054 §2.5.1.3)."""
+        seed = hashlib.blake2b(fold(name).encode(), key=self._secret).digest()
+        verifier = int.from_bytes(hashlib.shake_256(seed).digest(256), "big") % GROUP.prime
+        salt = seed[: protocol.SALT_LENGTH]
+        return Account(b"nobody", name, salt, protocol.ITERATIONS, GROUP.pad(verifier))
+
+    def changed_accounts(self) -> dict[str, bytes] | None:
+        """The ids of all accounts by folded name, at first and when another process has written;
+        else None."""
+        ((version,),) = self._query("PRAGMA data_version")
+        if version == self._data_version:
+            return None
+        ids = dict(self._query("SELECT folded, id FROM accounts"))
+        self._data_version = version
+        return ids
 
     def _query(self, query: str, *values: bytes | str | int) -> list[Any]:
         try:
@@ -234,18 +338,26 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"the room file cannot be read: {error}") from error
 
-    def commit(self, logs: Iterable[StoredLog], members: Iterable[Member]) -> None:
-        """One transaction: what the logs have staged, and the members as they are now."""
+    def commit(
+        self,
+        logs: Iterable[StoredLog],
+        members: Iterable[Member] = (),
+        accounts: Iterable[Account] = (),
+    ) -> None:
+        """One transaction: what the logs have staged, members and accounts as they are now."""
         with self._transaction():
             for each in logs:
                 self._write_log(each)
             self._file.executemany(
-                "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (m.key, m.name, m.lines, m.state.value, m.since, m.session, m.host, m.port)
+                    (m.key, m.name, m.lines, m.state.value, *where, m.account)
                     for m in members
+                    for where in [(m.since, m.session, m.host, m.port)]
                 ],
             )
+            for account in accounts:
+                self._write_account(account)
 
     def _write_log(self, each: StoredLog) -> None:
         self._file.executemany(
@@ -260,13 +372,44 @@ class Store:
             "DELETE FROM lines WHERE log = ? AND number < ?", (each.key, each.oldest)
         )
 
+    def _write_account(self, account: Account) -> int:
+        """A name that has another account by now keeps that; returns how many rows changed."""
+        return self._file.execute(
+            """
+            INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (folded) DO UPDATE SET salt = excluded.salt, latest = excluded.latest,
+                iterations = excluded.iterations, verifier = excluded.verifier
+                WHERE id = excluded.id
+            """,
+            (fold(account.name), *astuple(account)),
+        ).rowcount
+
+    def add(self, account: Account) -> bool:
+        """Makes a new account; False if the name has one."""
+        with self._transaction():
+            return self._write_account(account) > 0
+
+    def remove(self, name: str) -> bool:
+        """Drops an account and what was kept for it; False if the name has none."""
+        with self._transaction():
+            deletion = "DELETE FROM accounts WHERE folded = ?"
+            rows = self._file.execute(deletion, (fold(name),)).rowcount
+            self._drop_orphans()
+        return rows > 0
+
     def forget(self, before: int) -> None:
         """Drops the instances that have not been present since ``before`` (Unix seconds)."""
-        gone = "SELECT key FROM instances WHERE state != ? AND since < ?"
         with self._transaction():
-            for table, column in (("lines", "log"), ("logs", "log"), ("instances", "key")):
-                deletion = f"DELETE FROM {table} WHERE {column} IN ({gone})"
-                self._file.execute(deletion, (State.PRESENT.value, before))
+            deletion = "DELETE FROM instances WHERE state != ? AND since < ?"
+            self._file.execute(deletion, (State.PRESENT.value, before))
+            self._drop_orphans()
+
+    def _drop_orphans(self) -> None:
+        """Drops the inboxes that are nobody's any more."""
+        owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
+        orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners})"
+        for table in ("lines", "logs"):
+            self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -288,9 +431,13 @@ class Room:
 
     def __init__(self, store: Store, history: int) -> None:
         self.unix = 0  # the time that the lines of this turn show
-        self.log = StoredLog(store, b"room", ROOM_TAIL)
+        self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
+        # What this turn has changed, and the transaction has to hold.
         self.changed: dict[bytes, Member] = {}
+        self.changed_logs: dict[bytes, StoredLog] = {}
+        self.changed_accounts: dict[str, Account] = {}
+        self._store = store
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -300,20 +447,18 @@ class Room:
         self.changed[member.key] = member
         try:
             return self._act(member, number, protocol.parse_line_untrusted(raw))
-        except protocol.BadMessage as error:
-            self._decline(member, number, str(error))
+        except (protocol.BadMessage, StoreError) as error:
+            self._answer(member, protocol.Declined(number, str(error)))
             return []
 
     def _act(self, member: Member, number: int, message: protocol.Message) -> list[bytes]:
         match message:
             case protocol.Public():
                 self._public.append(self._announce(member, message))
-            case protocol.Direct(to, text):
-                recipient = self.members.get(fold(to))
-                if recipient:
-                    self._deliver(member, recipient, protocol.Direct(recipient.name, text))
-                else:
-                    self._decline(member, number, f"nobody here is called {to}")
+            case protocol.Direct():
+                self._direct(member, number, message)
+            case protocol.Register():
+                self._register(member, number, message)
             case protocol.Exit():
                 self.leave(member, State.LEFT, "")
             case protocol.Who():
@@ -326,31 +471,94 @@ class Room:
         return protocol.format_relayed(protocol.Relayed(self.unix, sender, event))
 
     def _announce(self, member: Member, event: protocol.Event) -> int:
-        return self.log.stage(self.line(member.name, event))
+        return self._stage(self.log, self.line(member.name, event))
 
-    def _deliver(self, member: Member, recipient: Member, message: protocol.Direct) -> None:
-        for owner in dict.fromkeys((member, recipient)):  # one line for a note to oneself
-            owner.inbox.stage(self.line(member.name, message))
-            self.changed[owner.key] = owner
+    def _stage(self, to: StoredLog, line: bytes) -> int:
+        self.changed_logs[to.key] = to
+        return to.stage(line)
 
-    def _decline(self, member: Member, number: int, words: str) -> None:
-        member.inbox.stage(self.line(protocol.SERVER, protocol.Declined(number, words)))
+    def _answer(self, member: Member, event: protocol.Event) -> None:
+        self._stage(member.inbox, self.line(protocol.SERVER, event))
+
+    def _direct(self, member: Member, number: int, message: protocol.Direct) -> None:
+        """To a member; or into the inbox of an account that is away."""
+        recipient = self.members.get(fold(message.to))
+        account = GUEST if recipient else self.account(message.to)
+        if recipient is None and not account.id:
+            raise protocol.BadMessage(f"nobody here is called {message.to}")
+        inbox = recipient.inbox if recipient else self._store.log(account.id)
+        name = recipient.name if recipient else account.name
+        if inbox.unread >= UNREAD_INBOX:
+            raise protocol.BadMessage(f"{name} has too many unread messages")
+        line = self.line(member.name, protocol.Direct(name, message.text))
+        self._stage(inbox, line)
+        if recipient is None:
+            words = f"{name} is away: kept until they are back"
+            self._answer(member, protocol.Accepted(number, words))
+        else:
+            self.changed[recipient.key] = recipient
+            if recipient is not member:  # one line for a note to oneself
+                self._stage(member.inbox, line)
+
+    def _register(self, member: Member, number: int, message: protocol.Register) -> None:
+        """Makes a guest's name an account, or changes the password of an account's owner."""
+        account, words = self.account(member.name), f"the password of {member.name} is changed"
+        if not account.id:
+            if self._store.count_accounts() + len(self.changed_accounts) >= MAX_ACCOUNTS:
+                raise protocol.BadMessage("this room has no place for more accounts")
+            member.account, words = member.key, f"registered {member.name}"
+            account = replace(
+                GUEST, id=member.key, name=member.name, created=self.unix, latest=member.key
+            )
+        self.change_account(
+            replace(
+                account,
+                salt=message.salt,
+                iterations=message.iterations,
+                verifier=message.verifier,
+            )
+        )
+        self._answer(member, protocol.Accepted(number, words))
+        log.info("%s", words)
+
+    def account(self, name: str) -> Account:
+        """The account of that name, as this turn has it; or GUEST."""
+        return self.changed_accounts.get(fold(name)) or self._store.account(name)
+
+    def change_account(self, account: Account) -> None:
+        self.changed_accounts[fold(account.name)] = account
+
+    def has_read(self, member: Member, cursor: int) -> None:
+        """The lines below ``cursor`` of a member's inbox have arrived. A later instance of an
+        account goes on from there; one of a guest knows that itself."""
+        if cursor > member.inbox.oldest:
+            member.inbox.forget(cursor)
+            if member.account:
+                self.changed_logs[member.inbox.key] = member.inbox
 
     def enter(self, member: Member) -> None:
-        """A new member, or one who comes back after having been written out."""
+        """A new member, or one who comes back after having been written out. The account whose
+        place a later instance takes has not been away: nothing is announced."""
+        holder = self.members.get(fold(member.name))
         self.members[fold(member.name)] = member
-        self._move(member, State.PRESENT, protocol.Joined())
-        log.info("%s joined from %s port %d", member.name, member.host, member.port)
+        if holder:
+            self._set_state(holder, State.LEFT)
+            self._set_state(member, State.PRESENT)
+            log.info("%s logged in from %s port %d too", member.name, member.host, member.port)
+        else:
+            self._set_state(member, State.PRESENT)
+            self._announce(member, protocol.Joined())
+            log.info("%s joined from %s port %d", member.name, member.host, member.port)
 
     def leave(self, member: Member, state: State, reason: str) -> None:
         del self.members[fold(member.name)]
-        self._move(member, state, protocol.Exit(reason))
+        self._set_state(member, state)
+        self._announce(member, protocol.Exit(reason))
         log.info("%s left%s", member.name, f" ({reason})" if reason else "")
 
-    def _move(self, member: Member, state: State, event: protocol.Event) -> None:
+    def _set_state(self, member: Member, state: State) -> None:
         member.state, member.since = state, self.unix
         self.changed[member.key] = member
-        self._announce(member, event)
 
     def roster(self) -> list[bytes]:
         """Who is here, in as many lines as it takes."""
@@ -365,17 +573,12 @@ class Room:
         """Where a newcomer begins to read: the newest public lines."""
         return self._public[0] if self._public else self.log.next
 
-    def staged(self) -> tuple[list[StoredLog], list[Member]]:
-        """What the transaction of this turn has to hold."""
-        members = list(self.changed.values())
-        logs = [self.log, *(member.inbox for member in members)]
-        return [each for each in logs if each.staged], members
-
     def publish(self) -> None:
-        self.log.publish()
-        for member in self.changed.values():
-            member.inbox.publish()
-        self.changed.clear()
+        """What was changed is on disk."""
+        for each in self.changed_logs.values():
+            each.publish()
+        for changed in (self.changed, self.changed_logs, self.changed_accounts):
+            changed.clear()
 
 
 def _public_lines(store: Store, room: StoredLog, count: int) -> list[int]:
@@ -400,6 +603,7 @@ class Knock:
     address: Address
     join: protocol.Join
     join_bytes: bytes
+    account: Account
     session: bytes
     challenge: bytes
     b: int
@@ -440,18 +644,21 @@ class Door:
         knock = self._knocks.get((address, join.nonce))
         return knock.challenge if knock and knock.join_bytes == data else None
 
-    def challenge(self, join: protocol.Join, data: bytes, address: Address, now: float) -> bytes:
-        """The answer to a JOIN with a good cookie. Everybody is a guest here: the verifier is 1."""
+    def challenge(
+        self, join: protocol.Join, data: bytes, account: Account, address: Address, now: float
+    ) -> bytes:
+        """The answer to a JOIN with a good cookie, for the account of its name."""
         b = int.from_bytes(self._random_bytes(32), "big")
-        b_public = protocol.server_public(b, protocol.GUEST_VERIFIER)
-        public = protocol.GROUP.pad(b_public)
+        b_public = protocol.server_public(b, int.from_bytes(account.verifier, "big"))
         session = self._random_bytes(8)
         reply = protocol.format_handshake(
-            protocol.Challenge(join.nonce, session, public, salt=b"", iterations=0)
+            protocol.Challenge(
+                join.nonce, session, GROUP.pad(b_public), account.salt, account.iterations
+            )
         )
         self._make_place(now)
         self._knocks[address, join.nonce] = Knock(
-            address, join, data, session, reply, b, b_public, now + self._life
+            address, join, data, account, session, reply, b, b_public, now + self._life
         )
         return reply
 
@@ -477,14 +684,99 @@ def open_prove_untrusted(
 ) -> tuple[protocol.SessionKeys, protocol.Resume]:
     """The keys of the session and what PROVE says, or BadSeal or BadHandshake."""
     a_public = int.from_bytes(knock.join.public, "big")
-    secret = protocol.server_secret_untrusted(
-        a_public, knock.b, knock.b_public, protocol.GUEST_VERIFIER
-    )
+    verifier = int.from_bytes(knock.account.verifier, "big")
+    secret = protocol.server_secret_untrusted(a_public, knock.b, knock.b_public, verifier)
     keys = protocol.derive_keys(secret, knock.join_bytes, knock.challenge)
     resume = protocol.open_record_untrusted(
         protocol.Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
     )
     return keys, resume
+
+
+# --------------------------------------------------------------------------------------- brake
+
+
+@dataclass(slots=True)
+class Failures:
+    """Wrong passwords for one name, or from one network, or both."""
+
+    since: float = -inf
+    count: int = 0
+    wait: float = 0.0  # the latest
+    until: float = -inf
+
+
+class Brake:
+    """How long who has guessed passwords has to wait for the next try.
+
+    A guesser must be slowed down, and must not be able to keep the owner of a name out with that.
+    So what counts first is a name and a network (an IPv4 address, an IPv6 /64) together: five
+    wrong passwords within a minute bring a wait of 15 s, and each further one twice the wait
+    before, up to 5 minutes, until there has been peace for so long. The owner elsewhere notices
+    nothing. Twenty from one network, for whatever names, make that network wait in the same way,
+    and a hundred for one name from whatever networks make all wait who would log in to it: a
+    guesser with many addresses gets no more tries by that. Neither concerns a network from where
+    that name has been logged in to: there the owner is at home. Who only shares the guesser's
+    network shares its wait, but not a member who is already in: the socket address where a member
+    is counts as a network of its own. A refusal to try counts for nothing, since no password was
+    tried.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._failures: OrderedDict[tuple[str, str], Failures] = OrderedDict()
+        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def wait(self, name: str, network: str, now: float) -> float:
+        """Seconds until this name may be tried from this network; 0: at once."""
+        keys = [(name, network)]
+        if (name, network) not in self._homes:
+            keys += [("", network), (name, "")]
+        untils = [self._failures[key].until for key in keys if key in self._failures]
+        return max(0.0, *(until - now for until in untils)) if untils else 0.0
+
+    def fail(self, name: str, network: str, now: float) -> None:
+        """A wrong password was tried."""
+        self._count((name, network), FAILURES_HERE, now)
+        self._count(("", network), FAILURES_OF_NETWORK, now)
+        self._count((name, ""), FAILURES_OF_NAME, now)
+
+    def succeed(self, name: str, network: str) -> None:
+        """The right password was."""
+        self._failures.pop((name, network), None)
+        self._homes[name, network] = None
+        _keep_newest(self._homes, (name, network))
+
+    def _count(self, key: tuple[str, str], limit: int, now: float) -> None:
+        failures = self._failures.setdefault(key, Failures())
+        _keep_newest(self._failures, key)
+        if now >= failures.until + self._timing.max_login_wait:
+            failures.wait = 0.0
+        if now >= failures.since + self._timing.login_window:
+            failures.since, failures.count = now, 0
+        failures.count += 1
+        if failures.wait or failures.count >= limit:
+            wait = 2 * failures.wait or self._timing.login_wait
+            failures.wait = min(wait, self._timing.max_login_wait)
+            failures.until = now + failures.wait
+
+
+def _keep_newest(table: OrderedDict[tuple[str, str], Any], key: tuple[str, str]) -> None:
+    table.move_to_end(key)
+    if len(table) > BRAKES:
+        table.popitem(last=False)
+
+
+def network_of(host: str) -> str:
+    """What belongs to one person: an IPv4 address, an IPv6 /64, a link-local address."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host)
+    if address.ipv4_mapped:  # as a socket for both kinds has it
+        return str(address.ipv4_mapped)
+    if address.is_link_local:
+        return host
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 # -------------------------------------------------------------------------------------- server
@@ -506,7 +798,7 @@ class Session:
     bucket: protocol.Bucket
     prove: bytes  # the datagram that opened it, and its answer: both are repeated as they are
     welcome: bytes
-    notices: Log = field(default_factory=Log)
+    logs: dict[LogId, Log]  # that its member reads
     ends_at: float = inf  # set once the member has left
     probed_at: float = inf  # since when it is asked for a sign of life, its name being wanted
     tick: int = -1  # of its alarm
@@ -514,9 +806,21 @@ class Session:
     @property
     def has_lines(self) -> bool:
         """Whether the member has written something that is still to be taken."""
-        reader = self.channel.readers[LogId.LINES]
-        is_open = self.member.state is State.PRESENT and len(self.notices.lines) < UNREAD_NOTICES
-        return reader.is_ready and is_open
+        member = self.member
+        return (
+            self.channel.readers[LogId.LINES].is_ready
+            and member.state is State.PRESENT
+            and member.inbox.unread <= UNREAD_INBOX
+            and len(self.logs[LogId.NOTICES].lines) < UNREAD_NOTICES
+        )
+
+    def put_out(self, notice: bytes | None, until: float) -> None:
+        """Its member may hear why, and nothing more."""
+        for each in (LogId.ROOM, LogId.INBOX):
+            self.logs[each] = self.channel.cut(each)
+        if notice:
+            self.logs[LogId.NOTICES].append(notice)
+        self.ends_at = until
 
     def wake_at(self, timing: Timing) -> float:
         """When it is to be looked at if nothing happens before."""
@@ -569,6 +873,7 @@ class Options:
     history: int
     rate: int
     max_users: int
+    members_only: bool = False
 
 
 class Server:
@@ -586,6 +891,7 @@ class Server:
         self._timing = timing
         self._room = Room(store, options.history)
         self._door = Door(timing, random_bytes)
+        self._brake = Brake(timing)
         self._room_key = random_bytes(32)
         self._blocks = protocol.RoomBlocks(self._room_key)
         self._sessions: dict[bytes, Session] = {}
@@ -620,8 +926,10 @@ class Server:
             return
         packet = protocol.open_packet_untrusted(data, session.keys.client, self._blocks)
         session.channel.receive(packet, now)
-        session.member.inbox.forget(session.channel.writers[LogId.INBOX].cursor)
-        session.notices.drop(session.channel.writers[LogId.NOTICES].cursor)
+        writers, member = session.channel.writers, session.member
+        if session.logs[LogId.INBOX] is member.inbox:
+            self._room.has_read(member, writers[LogId.INBOX].cursor)
+        session.logs[LogId.NOTICES].drop(writers[LogId.NOTICES].cursor)
         self._active[session.id] = session
 
     def _answer(self, record: protocol.Handshake, address: Address, limit: int) -> None:
@@ -633,6 +941,7 @@ class Server:
     def handle(self, now: float, unix: int) -> None:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
         self._room.unix = unix
+        self._check_accounts(now)
         powers = HANDSHAKES_PER_TURN
         while self._handshakes and powers:
             powers -= self._shake_hands_untrusted(*self._handshakes.popleft(), now)
@@ -662,7 +971,7 @@ class Server:
             session.bucket.take(now)
             number, raw = session.channel.readers[LogId.LINES].take()
             for notice in self._room.handle(session.member, number, raw):
-                session.notices.append(notice)
+                session.logs[LogId.NOTICES].append(notice)
             if session.member.state is not State.PRESENT:
                 session.ends_at = now + self._timing.linger
             queue.append(session)
@@ -673,6 +982,29 @@ class Server:
             self._room.leave(session.member, State.WRITTEN_OUT, "timed out")
         if is_silent or now >= session.ends_at:
             self._end(session)
+
+    def _check_accounts(self, now: float) -> None:
+        """Nobody says a word under a name that, since the last turn, the operator has given to
+        somebody else. (The operator's program writes into the same file.)"""
+        try:
+            ids = self._store.changed_accounts()
+        except StoreError as error:
+            log.error("%s: changes of accounts have to wait", error)
+            return
+        if ids is None:
+            return
+        for name, member in list(self._room.members.items()):
+            if ids.get(name, b"") != member.account:
+                is_removed = name not in ids
+                reason = "the account was removed" if is_removed else "the name was registered"
+                self._room.leave(member, State.LEFT, reason)
+                if session := self._sessions.get(member.session):
+                    self._put_out(session, reason, now)
+
+    def _put_out(self, session: Session, words: str, now: float) -> None:
+        notice = self._room.line(protocol.SERVER, protocol.Expelled(words)) if words else None
+        session.put_out(notice, now + self._timing.linger)
+        self._active[session.id] = session
 
     def _end(self, session: Session) -> None:
         del self._sessions[session.id]
@@ -686,28 +1018,24 @@ class Server:
 
     def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
-        logs, members = self._room.staged()
-        if not members:
+        room = self._room
+        logs, members = room.changed_logs.values(), room.changed.values()
+        if not (logs or members):
             return
-        self._store.commit(logs, members)
-        if self._room.log.staged:
+        self._store.commit(logs, members, room.changed_accounts.values())
+        if room.log.staged:
             self._active.update(self._sessions)
         for member in members:
             if session := self._sessions.get(member.session):
                 self._active[session.id] = session
-        self._room.publish()
+        room.publish()
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now: replies of the handshake, then what sessions have to say."""
         out, self._replies = self._replies, []
         for session in self._active.values():
-            logs = {
-                LogId.ROOM: self._room.log,
-                LogId.INBOX: session.member.inbox,
-                LogId.NOTICES: session.notices,
-            }
             try:
-                packets = session.channel.packets(now, logs)
+                packets = session.channel.packets(now, session.logs)
             except StoreError as error:  # it lags behind what is in memory
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
                 self._alarms.at_latest(session, now + self._timing.store_pause)
@@ -728,13 +1056,15 @@ class Server:
     def close(self) -> None:
         """Tells every member that the server is shutting down."""
         for session in self._sessions.values():
-            session.notices.append(self._room.line(protocol.SERVER, protocol.Closing()))
+            notice = self._room.line(protocol.SERVER, protocol.Closing())
+            session.logs[LogId.NOTICES].append(notice)
             self._active[session.id] = session
 
     def has_told_all(self) -> bool:
         """Whether every member has read its notices."""
         sessions = self._sessions.values()
-        return all(s.channel.writers[LogId.NOTICES].cursor == s.notices.end for s in sessions)
+        notices = LogId.NOTICES
+        return all(s.channel.writers[notices].cursor == s.logs[notices].end for s in sessions)
 
     # -- joining
 
@@ -767,9 +1097,32 @@ class Server:
         elif not self._door.has_good_cookie(join, address, now):
             self._answer(self._door.cookie(join, address, now), address, len(data))
         else:
-            self._replies.append((self._door.challenge(join, data, address, now), address))
+            account = self._account(join.username)
+            self._check_brake(join, account, address, now)
+            challenge = self._door.challenge(join, data, account, address, now)
+            self._replies.append((challenge, address))
             return True
         return False
+
+    def _account(self, name: str) -> Account:
+        """Whom somebody of that name has to be."""
+        account = self._room.account(name)
+        is_unknown = not account.id and self._options.members_only
+        return self._store.nobody(name) if is_unknown else account
+
+    def _check_brake(
+        self, join: protocol.Join, account: Account, address: Address, now: float
+    ) -> None:
+        if account.id and (wait := self._brake.wait(*self._guesser(join.username, address), now)):
+            words = f"too many attempts, wait {ceil(wait)} s"
+            raise protocol.Objection(join.nonce, Refusal.WAIT, words)
+
+    def _guesser(self, name: str, address: Address) -> tuple[str, str]:
+        """What the brake counts by."""
+        host, port = address[:2]
+        holder = self._room.members.get(fold(name))
+        is_holders = holder is not None and (holder.host, holder.port) == (host, port)
+        return fold(name), f"{host} port {port}" if is_holders else network_of(host)
 
     def _prove_untrusted(
         self, prove: protocol.Prove, data: bytes, address: Address, now: float
@@ -778,11 +1131,13 @@ class Server:
         if session and (session.prove, session.address) == (data, address):
             self._replies.append((session.welcome, address))
             return False
-        if (knock := self._door.knock(prove, address, now)) is None:
+        knock = self._door.knock(prove, address, now)
+        if knock is None or knock.account != self._account(knock.join.username):
             self._answer(protocol.Gone(prove.session), address, len(data))
             return False
         try:
-            keys, resume = open_prove_untrusted(knock, prove)
+            self._check_brake(knock.join, knock.account, address, now)
+            keys, resume = self._log_in_untrusted(knock, prove, address, now)
             member = self._admit(knock, resume, now)
         except Undecided:
             return True  # the client repeats its PROVE
@@ -793,10 +1148,28 @@ class Server:
         self._open_session(member, knock, prove, data, keys, resume, now)
         return True
 
+    def _log_in_untrusted(
+        self, knock: Knock, prove: protocol.Prove, address: Address, now: float
+    ) -> tuple[protocol.SessionKeys, protocol.Resume]:
+        """Opens a PROVE, and keeps count of wrong passwords."""
+        guesser = self._guesser(knock.join.username, address)
+        try:
+            keys, resume = open_prove_untrusted(knock, prove)
+        except ProtocolError:
+            if not knock.account.id:
+                raise
+            self._brake.fail(*guesser, now)
+            words = "wrong username or password"
+            raise protocol.Objection(prove.nonce, Refusal.LOGIN, words) from None
+        if knock.account.id:
+            self._brake.succeed(*guesser)
+        return keys, resume
+
     def _admit(self, knock: Knock, resume: protocol.Resume, now: float) -> Member:
         """The member that this instance is or becomes; it has not entered yet. Raises Objection
         or Undecided."""
         nonce, name = knock.join.nonce, knock.join.username
+        account = self._account(name)
         key = hashlib.sha256(resume.instance).digest()
         holder = self._room.members.get(fold(name))
         if holder and holder.key == key:
@@ -805,17 +1178,26 @@ class Server:
         if known and fold(known.name) != fold(name):
             words = f"this client joined as {known.name}"
             raise protocol.Objection(nonce, Refusal.USERNAME, words)
+        if known and known.account != account.id:  # the name was given to somebody since
+            known = None
         if known and known.state is State.LEFT:
             return known
-        if holder:
-            if not self._is_deserted(holder, knock.address, now):
-                words = f"the name {holder.name} is in use"
-                raise protocol.Objection(nonce, Refusal.IN_USE, words)
-            self._room.leave(holder, State.WRITTEN_OUT, "replaced")
-        if len(self._room.members) >= self._options.max_users:
+        inbox = self._store.log(account.id or key)
+        member = known or Member(key, account.name or name, account.id, inbox)
+        if account.id:
+            has_been_here = known or resume.log_id == self._store.log_id
+            if has_been_here and account.latest != key:  # a later one has its place
+                member.state = State.LEFT
+                return member
+        elif holder and not self._is_deserted(holder, knock.address, now):
+            words = f"the name {holder.name} is in use"
+            raise protocol.Objection(nonce, Refusal.IN_USE, words)
+        if not holder and len(self._room.members) >= self._options.max_users:
             words = f"the room is full ({self._options.max_users} members)"
             raise protocol.Objection(nonce, Refusal.FULL, words)
-        return known or Member(key, name, StoredLog(self._store, key, INBOX_TAIL))
+        if holder and not account.id:
+            self._room.leave(holder, State.WRITTEN_OUT, "replaced")
+        return member
 
     def _is_deserted(self, holder: Member, address: Address, now: float) -> bool:
         """Whether the holder of a name that somebody at ``address`` wants is gone: if that was its
@@ -851,10 +1233,6 @@ class Server:
         if old := self._sessions.get(member.session):
             self._end(old)
         terms = self._terms(member, resume)
-        member.session, (member.host, member.port) = prove.session, knock.address[:2]
-        self._room.changed[member.key] = member
-        if member.state in (State.NEW, State.WRITTEN_OUT):
-            self._room.enter(member)
         proof, sealed = protocol.seal_record(keys.welcome, prove.proof, terms)
         welcome = protocol.format_handshake(
             protocol.Welcome(prove.nonce, prove.session, proof, sealed)
@@ -863,14 +1241,33 @@ class Server:
         channel = protocol.Channel(self._timing, now, {LogId.LINES: terms.lines}, writes)
         burst = terms.rate * protocol.BURST_SECONDS * BURST_MARGIN
         bucket = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
+        logs = {LogId.ROOM: self._room.log, LogId.INBOX: member.inbox, LogId.NOTICES: Log()}
         session = Session(
-            prove.session, knock.address, keys, member, channel, bucket, data, welcome
+            prove.session, knock.address, keys, member, channel, bucket, data, welcome, logs
         )
-        if member.state is State.LEFT:  # it only wants to know that its last lines have arrived
-            session.ends_at = now + self._timing.linger
+        member.session, (member.host, member.port) = session.id, knock.address[:2]
+        self._room.changed[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
         self._replies.append((welcome, knock.address))
+        self._settle_in(session, now)
+
+    def _settle_in(self, session: Session, now: float) -> None:
+        """The member enters, or comes back; or it only wants to know what has become of it."""
+        member = session.member
+        account = self._room.account(member.name)
+        is_latest = account.latest == member.key or member.state is State.NEW
+        if member.state is State.LEFT:
+            self._put_out(session, "" if is_latest else ELSEWHERE, now)
+            return
+        if account.id:  # nobody else reads its inbox from now on
+            for other in self._sessions.values():
+                if other is not session and other.logs[LogId.INBOX] is member.inbox:
+                    is_in = other.member.state is State.PRESENT
+                    self._put_out(other, ELSEWHERE if is_in else "", now)
+            self._room.change_account(replace(account, latest=member.key))
+        if member.state is not State.PRESENT:
+            self._room.enter(member)
 
     def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:
         """Where the session starts. Cursors of another log, or beyond this one's end (an older
@@ -886,6 +1283,7 @@ class Server:
             room=max(resume.room if is_valid else self._room.history_start(), room.oldest),
             inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
             history_end=room.next,
+            kept_end=inbox.next,
             room_key=self._room_key,
             rate=self._options.rate,
         )
@@ -1025,6 +1423,13 @@ def _whole_number(low: int, high: int) -> Callable[[str], int]:
     return convert
 
 
+def _username(text: str) -> str:
+    try:
+        return protocol.check_username(text)
+    except protocol.BadMessage as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="chatserver.py", description="The server of a chat room over UDP.")
     add = parser.add_argument
@@ -1059,7 +1464,16 @@ def _parser() -> argparse.ArgumentParser:
         default=1000,
         help="members at the same time (default: %(default)s)",
     )
+    add(
+        "--members-only",
+        action="store_true",
+        help="let in only who has an account, and let nobody register",
+    )
     add("-v", "--verbose", action="store_true", help="log dropped datagrams too")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--add-user", metavar="NAME", type=_username, help="add an account to the room file")
+    add("--remove-user", metavar="NAME", type=_username, help="remove one, and what is kept for it")
+    add("--list-users", action="store_true", help="show the accounts and when they were made")
     return parser
 
 
@@ -1074,12 +1488,65 @@ def _why_not(error: OSError | UnicodeError, host: str | None, port: int) -> str:
     return f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
 
 
+def manage_accounts(args: argparse.Namespace) -> list[str]:
+    """Does what the operator wants with the accounts, beside a running server or without one;
+    returns what to print. Raises StoreError or BadMessage, having changed nothing."""
+    if args.add_user:
+        return [_add_user(args.db, args.add_user, _new_password(args.add_user))]
+    if not os.path.exists(args.db):
+        raise StoreError(f"there is no room file {args.db}: --db names another one")
+    with closing(Store(args.db, alone=False)) as store:
+        if args.remove_user:
+            if not store.remove(args.remove_user):
+                raise StoreError(f"nobody is registered as {args.remove_user}")
+            return [f"removed {args.remove_user}"]
+        return [
+            f"{account.name:{protocol.MAX_NAME}} {time.strftime('%Y-%m-%d %H:%M', created)}"
+            for account in store.accounts()
+            for created in [time.localtime(account.created)]
+        ]
+
+
+def _add_user(path: str, name: str, password: bytes) -> str:
+    it, _ = protocol.registration(password, os.urandom(protocol.SALT_LENGTH))
+    account = Account(
+        os.urandom(16), name, it.salt, it.iterations, it.verifier, created=int(time.time())
+    )
+    with closing(Store(path, alone=False)) as store:
+        if not store.add(account):
+            raise StoreError(f"{name} is registered already: --remove-user first")
+    return f"added {name}"
+
+
+def _new_password(name: str) -> bytes:
+    """From CHAT_PASSWORD, or asked for twice. Raises BadMessage."""
+    typed = os.environ.get("CHAT_PASSWORD")
+    if typed is None:
+        if not sys.stdin.isatty():
+            raise protocol.BadMessage("put the password into CHAT_PASSWORD: there is no terminal")
+        typed = getpass.getpass(f"New password for {name}: ")
+        if getpass.getpass("Once more: ") != typed:
+            raise protocol.BadMessage("that was not the same twice: nothing was changed")
+    return protocol.prepare_password(typed)
+
+
 def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
-    """Runs the server; returns the exit status."""
+    """Runs the server, or manages accounts; returns the exit status."""
     args = _parser().parse_args(argv)
+    if args.add_user or args.remove_user or args.list_users:
+        try:
+            for line in manage_accounts(args):
+                print(line)
+        except (StoreError, protocol.BadMessage) as error:
+            print(f"chatserver.py: {error}", file=sys.stderr)
+            return 1
+        except (KeyboardInterrupt, EOFError):
+            print("\nchatserver.py: nothing was changed", file=sys.stderr)
+            return 1
+        return 0
     level = logging.DEBUG if args.verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(message)s", level=level)
-    options = Options(args.history, args.rate, args.max_users)
+    options = Options(args.history, args.rate, args.max_users, args.members_only)
     signals = Signals()
     try:
         udp = open_socket(args.host, args.port)

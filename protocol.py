@@ -5,7 +5,7 @@ The one idea: everything is a log, and every reader has a cursor.
     log        written by  read by       numbered                    kept
     0 lines    one client  the server    per client instance         in the client until read
     1 room     the server  every member  for good                    on the server's disk
-    2 inbox    the server  one member    per client instance         on the server's disk
+    2 inbox    the server  one member    per account, or per guest   on the server's disk
     3 notices  the server  one session   per session                 in memory
 
 A cursor is the number of the next line that its owner wants; numbers start at 0. Every packet
@@ -28,18 +28,22 @@ A client writes into *lines*; the first word counts without regard to case:
 
     PM text          to everyone            DM username text    to one member
     EX               leaves                 WHO                 asks for the roster
+    REGISTER salt iterations verifier       makes the name an account, or changes its password
     anything else    to everyone; but send the explicit PM, or a text like "EX" is a command
 
 The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
 joined), ``EX [reason]`` (the sender left). In *inbox*: ``DM username text``, received or, where
 the reader is the sender, the copy of one sent. The server's own lines have the sender ``*``:
 
+    OK number words...       inbox     line ``number`` was taken, and with what effect
     NO number words...       inbox     line ``number`` of this client was refused, and why
     HERE more name name...   notices   answers WHO; ``more`` roster lines follow this one
     BYE                      notices   the server is shutting down: wait, and join again
+    OUT words...             notices   this client has lost its place, and why: do not come back
 
 Every line that a client has written comes back to it in one of these forms: PM and EX in the
-room, DM or NO in its inbox, HERE for WHO. What the server's cursor has passed is on disk.
+room, DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is
+away: it is kept in that account's inbox. What the server's cursor has passed is on disk.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
 same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it. It has
@@ -53,14 +57,14 @@ Handshake packets (JSON objects, first byte ``{``)
 Keys are as below and ``type``; byte strings are in lower-case hexadecimal, and numbers are at most
 2**31. The numbers below are lengths in bytes; no datagram has more than 1,200.
 
-    C -> S  HELLO      version=1, username, nonce 16, public 256    public is A
+    C -> S  HELLO      version=2, username, nonce 16, public 256    public is A
     S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 15 s
     C -> S  JOIN       as HELLO, and cookie    the address is known to be real
     S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
     C -> S  PROVE      nonce, session, proof 32, sealed
     S -> C  WELCOME    nonce, session, proof 32, sealed
     S -> C  REFUSED    nonce, code, text       in place of any reply, for people; code is "version",
-                                               "username", "in-use" or "full"
+                                               "username", "in-use", "full", "login" or "wait"
     S -> C  GONE       session                 no such session: only a hint to join again
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
@@ -70,9 +74,17 @@ end a first try to join, and never a session.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
-S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N. A guest has x = 0, hence v = 1, an empty salt
-and 0 iterations: plain Diffie-Hellman by the same path. With H for SHA-256 and MAC(key, data,
-length) for keyed BLAKE2b, where | joins:
+S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N. For an account x is the 32 bytes of
+PBKDF2-HMAC-SHA256 (RFC 8018 §5.2) of the password and CHALLENGE's salt (16 bytes) and iterations,
+and the server knows v = g^x, the verifier, only. The password is UTF-8 as OpaqueString wants it
+(RFC 8265 §4.2: NFC, every kind of space a SPACE, no controls, not empty). Register with 600,000
+iterations; refuse fewer than 100,000 or more than 10,000,000. A guest has x = 0, hence v = 1, an
+empty salt and 0 iterations: plain Diffie-Hellman by the same path. So who has a password and gets
+a CHALLENGE without a salt must not go on: it would be a guest among guests. In REGISTER, salt and
+verifier (256 bytes) are in lower-case hexadecimal, and 1 < v < N - 1. "login" answers a wrong
+proof, and "wait" whoever has been wrong too often.
+
+With H for SHA-256 and MAC(key, data, length) for keyed BLAKE2b, where | joins:
 
     transcript  H(the bytes of the last JOIN sent) | H(CHALLENGE's bytes)
     key(label)  MAC(H(PAD(S)), label | transcript, 32)    the labels, in ASCII: "prove seal",
@@ -87,8 +99,12 @@ the same whenever it joins again), and its cursors room and inbox; log_id is emp
 WELCOME, ``Terms``: log_id (if it is not the one you know, old cursors are void), known (false: this
 instance is new here, and lines sent earlier may or may not have arrived), the cursors lines, room
 and inbox from which this session starts (higher than your own: older lines were pruned),
-history_end (for a newcomer the lines of the room below it are history), room_key, and rate (lines
-per second that a client may write, after a burst of 3 seconds' worth; 0: no limit).
+history_end (for a newcomer the lines of the room below it are history), kept_end (for a newcomer
+the lines of the inbox below it are older than this instance: DMs that were kept for it, and what
+earlier ones were told about lines of theirs), room_key, and rate (lines per second that a client
+may write, after a burst of 3 seconds' worth; 0: no limit). Only the latest instance of an account
+has a place in the room: an older one that joins again is let in to hear OUT, and what of its lines
+had arrived.
 
 
 Session packets (big-endian)
@@ -137,7 +153,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 # -------------------------------------------------------------------------------------- limits
 
-VERSION: Final = 1
+VERSION: Final = 2
 DEFAULT_PORT: Final = 9999
 
 # No path that IP allows for today fragments this: RFC 8085 §3.2, RFC 9000 §14.
@@ -145,6 +161,13 @@ MAX_DATAGRAM: Final = 1200
 # Texts leave room for time, sender, command, recipient and the packet's own fields.
 MAX_TEXT: Final = 1000
 MAX_NAME: Final = 32
+
+# What it costs to try a password against a stolen verifier: OWASP's Password Storage Cheat Sheet.
+ITERATIONS: Final = 600_000
+# What a client does for a server that asks for it: not so few that the password is in danger, not
+# so many that the client hangs.
+ITERATIONS_ALLOWED: Final = range(100_000, 10_000_001)
+SALT_LENGTH: Final = 16  # RFC 8018 §4.1 wants 8 at least
 
 # A window of INITIAL_WINDOW packets must not wait for a delayed acknowledgement.
 ACK_PACKETS: Final = 8
@@ -183,6 +206,10 @@ class Timing:
     leave_patience: float = 2.0  # a person leaves: nothing gets through any more
     shutdown: float = 0.5  # a server that ends tells its members for this long
     store_pause: float = 1.0  # between two tries to write the room file
+    login_window: float = 60.0  # in which wrong passwords are counted
+    login_wait: float = 15.0  # after too many of them, and doubled from then on ...
+    max_login_wait: float = 300.0  # ... up to this
+    login_pause: float = 60.0  # until a client that was in tries a refused password again
 
 
 TIMING: Final = Timing()
@@ -218,6 +245,8 @@ class Refusal(enum.Enum):
     USERNAME = "username"
     IN_USE = "in-use"
     FULL = "full"
+    LOGIN = "login"
+    WAIT = "wait"
 
 
 class Objection(ProtocolError):
@@ -311,8 +340,25 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True)
+class Register:
+    """``REGISTER salt iterations verifier``: what a server has to know of a password."""
+
+    salt: bytes
+    iterations: int
+    verifier: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """``HI``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """``OK number words``."""
+
+    number: int
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +382,17 @@ class Closing:
     """``BYE``."""
 
 
-Message: TypeAlias = Public | Direct | Exit | Who
-Event: TypeAlias = Public | Direct | Exit | Joined | Declined | Roster | Closing
+@dataclass(frozen=True, slots=True)
+class Expelled:
+    """``OUT words``."""
+
+    words: str
+
+
+Message: TypeAlias = Public | Direct | Exit | Who | Register
+Event: TypeAlias = (
+    Public | Direct | Exit | Joined | Accepted | Declined | Roster | Closing | Expelled
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +408,7 @@ SERVER: Final = "*"  # the sender of the server's own lines: no username
 
 
 def parse_message(line: str) -> Message:
-    """What a person typed, or what a client sent: one grammar for both.
+    """What a person typed, or what a client sent but for REGISTER: one grammar for both.
 
     Fields may come out empty, for the prompts to ask. Raises BadMessage for a bad username.
     """
@@ -385,22 +440,47 @@ def format_message(message: Message | Event) -> str:
             return f"EX {reason}".rstrip()
         case Who():
             return "WHO"
+        case Register(salt, iterations, verifier):
+            return f"REGISTER {salt.hex()} {iterations} {verifier.hex()}"
         case Joined():
             return "HI"
+        case Accepted(number, words):
+            return f"OK {number} {words}"
         case Declined(number, words):
             return f"NO {number} {words}"
         case Roster(more, names):
             return " ".join(("HERE", str(more), *names))
         case Closing():
             return "BYE"
+        case Expelled(words):
+            return f"OUT {words}"
+
+
+_REGISTER = re.compile(
+    rf"REGISTER ([0-9a-f]{{{2 * SALT_LENGTH}}}) (\d{{1,9}}) ([0-9a-f]{{512}})", re.ASCII
+)
 
 
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
-    message = parse_message(_decode_untrusted(raw))
+    line = _decode_untrusted(raw)
+    if line.startswith("REGISTER "):  # never a text, however broken: it is nobody's business
+        return _parse_register(line)
+    message = parse_message(line)
     if isinstance(message, Public | Direct):
         _check_text(message.text)
     return message
+
+
+def _parse_register(line: str) -> Register:
+    if not (found := _REGISTER.fullmatch(line)):
+        raise BadMessage("the registration is malformed")
+    salt, iterations, verifier = bytes.fromhex(found[1]), int(found[2]), bytes.fromhex(found[3])
+    if iterations not in ITERATIONS_ALLOWED:
+        raise BadMessage(f"{iterations} iterations are too few or too many")
+    if not 1 < int.from_bytes(verifier, "big") < GROUP.prime - 1:
+        raise BadMessage("the verifier is none")
+    return Register(salt, iterations, verifier)
 
 
 def format_relayed(relayed: Relayed) -> bytes:
@@ -433,12 +513,14 @@ def _parse_event(of_server: bool, word: str, rest: str) -> Event:
             return Joined()
         case False, "EX":
             return Exit(rest)
-        case True, "NO" if re.fullmatch(r"\d{1,10}", first, re.ASCII):
-            return Declined(int(first), more)
+        case True, "OK" | "NO" if re.fullmatch(r"\d{1,10}", first, re.ASCII):
+            return (Accepted if word == "OK" else Declined)(int(first), more)
         case True, "HERE" if re.fullmatch(r"\d{1,6}", first, re.ASCII):
             return Roster(int(first), tuple(check_username(name) for name in more.split()))
         case True, "BYE" if not rest:
             return Closing()
+        case True, "OUT":
+            return Expelled(rest)
     raise BadMessage("a relayed line of an unknown kind")
 
 
@@ -528,6 +610,7 @@ class Terms:
     room: int
     inbox: int
     history_end: int
+    kept_end: int
     room_key: bytes
     rate: int
 
@@ -656,6 +739,30 @@ GROUP: Final = Group(  # RFC 5054 appendix A, 2048 bits
 
 GUEST_SECRET: Final = 0  # x
 GUEST_VERIFIER: Final = 1  # v = g^x
+
+
+def prepare_password(typed: str) -> bytes:
+    """What counts of a password (RFC 8265 §4.2.2: OpaqueString), or BadMessage."""
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in typed)
+    password = unicodedata.normalize("NFC", spaced)
+    if not password:
+        raise BadMessage("the password is empty")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in password):
+        raise BadMessage("the password has control characters in it, or is not UTF-8")
+    return password.encode()
+
+
+def password_secret_untrusted(password: bytes, salt: bytes, iterations: int) -> int:
+    """x from a server's salt and iterations, in some 0.25 s; BadHandshake if these are unsafe."""
+    if len(salt) != SALT_LENGTH or iterations not in ITERATIONS_ALLOWED:
+        raise BadHandshake(f"a salt of {len(salt)} bytes and {iterations} iterations are not safe")
+    return int.from_bytes(hashlib.pbkdf2_hmac("sha256", password, salt, iterations), "big")
+
+
+def registration(password: bytes, salt: bytes) -> tuple[Register, int]:
+    """(what the server has to know, x) of a new password; ``salt`` is random."""
+    x = password_secret_untrusted(password, salt, ITERATIONS)
+    return Register(salt, ITERATIONS, GROUP.pad(GROUP.power(x))), x
 
 
 def server_public(b: int, verifier: int, group: Group = GROUP) -> int:
@@ -1191,6 +1298,16 @@ class Channel:
     def ask(self, now: float) -> None:
         """Wants a sign of life."""
         self._probe_at = now
+
+    def acknowledge(self, now: float) -> None:
+        """Does not let an acknowledgement wait any longer."""
+        self._ack_at = now
+
+    def cut(self, log: LogId) -> Log:
+        """Sends nothing more of a log, nor again; returns an empty one that goes on from there."""
+        end = self.writers[log].next
+        self.writers[log] = Writer(end, WINDOW_LINES[log])
+        return Log(end)
 
     def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
         """What is due now; ``logs`` are those that this end writes."""

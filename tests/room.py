@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 import protocol
-from chatclient import Client
+from chatclient import Client, Credentials
 from chatserver import Options, Server, Store, StoreError
 from protocol import Timing
 from tests.network import HEALTHY, Faults, Network
@@ -85,13 +85,22 @@ class ServerEnd:
 class ClientEnd:
     """A client and what its person has seen."""
 
-    def __init__(self, network: Network, name: str, timing: Timing, host: str = "") -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        timing: Timing,
+        host: str = "",
+        credentials: Credentials | None = None,
+    ) -> None:
         self.host = host or name
         self.network = network
         random = Random(f"client {self.host} {network.now}")
-        self.client = Client(name, "the server", timing, random.randbytes, network.now)
+        credentials = credentials or Credentials()
+        self.client = Client(name, credentials, "the server", timing, random.randbytes, network.now)
         self.shown: list[str] = []
         self.is_up = True
+        self.has_ended = False
         network.ends[self.host] = self
 
     def say(self, *lines: str) -> None:
@@ -106,17 +115,18 @@ class ClientEnd:
         self.network.at(now, self.host, partial(self.client.leave, patience, now))
 
     def receive(self, data: bytes, source: str, now: float) -> None:
-        if self.is_up:
+        if self.is_up and not self.has_ended:
             self.client.receive_untrusted(data, now)
 
     def datagrams(self, now: float) -> list[tuple[bytes, str]]:
-        out = self.client.datagrams(now) if self.is_up and not self.client.is_over else []
+        out = self.client.datagrams(now) if self.is_up and not self.has_ended else []
+        self.has_ended = self.client.is_over
         self.shown += self.client.shown
         self.client.shown.clear()
         return [(data, SERVER) for data in out]
 
     def deadline(self) -> float:
-        is_silent = self.client.is_over or not self.is_up
+        is_silent = self.has_ended or not self.is_up
         return inf if is_silent else self.client.deadline()
 
     def texts(self) -> list[str]:

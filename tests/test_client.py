@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 from unittest import mock
 
-from chatclient import MAX_BACKLOG, Client, Network, Screen, rows_of
+from chatclient import MAX_BACKLOG, Client, Credentials, Network, Screen, rows_of
 from protocol import TIMING, Public
 
 
@@ -44,7 +44,7 @@ class NetworkTest(unittest.TestCase):
         return network
 
     def client(self) -> Client:
-        return Client("alice", "the server", TIMING, Random(1).randbytes, 0.0)
+        return Client("alice", Credentials(), "the server", TIMING, Random(1).randbytes, 0.0)
 
     def test_a_thread_that_had_nothing_to_do_is_not_stuck(self) -> None:
         network = self.network(self.client())

@@ -11,12 +11,14 @@ from protocol import (
     MAX_NAME,
     MAX_TEXT,
     SERVER,
+    Accepted,
     BadMessage,
     Closing,
     Declined,
     Direct,
     Event,
     Exit,
+    Expelled,
     Joined,
     Message,
     Public,
@@ -367,6 +369,11 @@ MALFORMED = (
     "1 bob WHO",
     "1 bob HELP",
     "1 bob XX x",
+    "1 * OK",
+    "1 * OK x",
+    "1 * OK 12345678901 x",
+    "1 bob OUT",
+    "1 bob REGISTER x",
     "1 * NO",
     "1 * NO x",
     "1 * NO -1 x",
@@ -392,11 +399,13 @@ class RelayedLines(unittest.TestCase):
             "HI": ("bob", Joined()),
             "EX": ("bob", Exit()),
             "EX timed out": ("bob", Exit("timed out")),
+            "OK 0 registered bob": (SERVER, Accepted(0, "registered bob")),
             "NO 0 nobody is called that": (SERVER, Declined(0, "nobody is called that")),
             "NO 4294967295 x": (SERVER, Declined(2**32 - 1, "x")),
             "HERE 0": (SERVER, Roster(0, ())),
             "HERE 2 bob Carol": (SERVER, Roster(2, ("bob", "Carol"))),
             "BYE": (SERVER, Closing()),
+            "OUT logged in from elsewhere": (SERVER, Expelled("logged in from elsewhere")),
         }
         self.assertEqual({type(e) for _, e in table.values()}, set(Event.__args__))
         for unix in (0, 1_700_000_000, 10**12 - 1):
@@ -419,7 +428,7 @@ class RelayedLines(unittest.TestCase):
         self.assertRaises(BadMessage, parse_relayed_untrusted, b"1 bob PM \xff")
 
     def test_member_cannot_speak_for_the_server(self) -> None:
-        for line in ("NO 1 x", "HERE 0 bob", "BYE"):
+        for line in ("OK 1 x", "NO 1 x", "HERE 0 bob", "BYE", "OUT x"):
             parse_relayed_untrusted(f"1 {SERVER} {line}".encode())
             self.refuse(f"1 bob {line}")
 
@@ -430,7 +439,13 @@ class RelayedLines(unittest.TestCase):
 
     def test_text_is_clean_whatever_the_server_sends(self) -> None:
         for name, character in HARMFUL.items():
-            for line in ("bob PM a{}b", "bob DM carol a{}b", "bob EX a{}b", "* NO 1 a{}b"):
+            for line in (
+                "bob PM a{}b",
+                "bob DM carol a{}b",
+                "bob EX a{}b",
+                "* NO 1 a{}b",
+                "* OUT a{}b",
+            ):
                 with self.subTest(name, line=line):
                     raw = f"1 {line.format(character)}".encode()
                     clean = f"1 {line.format('')}".encode()

@@ -74,8 +74,11 @@ class ReadmeTest(unittest.TestCase):
             f"at most {windows[LogId.LINES]} lines (of the room {windows[LogId.ROOM]})",
             f"burst of {protocol.BURST_SECONDS} seconds",
             ", ".join(f'"{refusal.value}"' for refusal in protocol.Refusal).replace(
-                ', "full"', ' or "full"'
+                ', "wait"', ' or "wait"'
             ),
+            f"version={protocol.VERSION}",
+            f"Register with {protocol.ITERATIONS:,} iterations; refuse fewer than "
+            f"{protocol.ITERATIONS_ALLOWED[0]:,} or more than {protocol.ITERATIONS_ALLOWED[-1]:,}",
         ):
             self.assertIn(told, words)
 

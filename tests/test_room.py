@@ -190,7 +190,7 @@ class DeliveryTest(unittest.TestCase):
             alice.say(*["WHO"] * 500)
             w.run(20)
             (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "alice")
-            self.assertEqual(len(session.notices.lines), UNREAD_NOTICES)
+            self.assertEqual(len(session.logs[LogId.NOTICES].lines), UNREAD_NOTICES)
             bob.say("#still here")
             w.run(1)
             self.assertEqual(public_lines(alice), ["bob: #still here"])
@@ -807,7 +807,7 @@ class JoiningTest(unittest.TestCase):
             requests = [
                 format_handshake(hello()),
                 format_handshake(hello("not a name")),
-                format_handshake(hello(version=2)),
+                format_handshake(hello(version=protocol.VERSION + 1)),
                 format_handshake(Prove(b"n" * 16, b"s" * 8, b"p" * 32, b"")),
                 session_packet,
                 short,
@@ -820,7 +820,7 @@ class JoiningTest(unittest.TestCase):
 
     def test_another_version_is_refused_by_name(self) -> None:
         with world() as w:
-            (reply,) = replies(w, format_handshake(hello(version=2)))
+            (reply,) = replies(w, format_handshake(hello(version=protocol.VERSION + 1)))
             refused = parse_handshake_untrusted(reply)
             assert isinstance(refused, Refused)
             self.assertEqual((refused.code, refused.nonce), ("version", b"n" * 16))

@@ -19,6 +19,7 @@ import protocol
 from protocol import (
     MAX_DATAGRAM,
     MAX_LINE,
+    VERSION,
     BadPacket,
     BadSeal,
     Challenge,
@@ -59,9 +60,9 @@ NONCE, SESSION, PUBLIC, PROOF = SOME[:16], SOME[16:24], SOME[32:288], SOME[288:3
 ROOM_KEY, INSTANCE, LOG_ID = SOME[320:352], SOME[352:368], SOME[368:376]
 
 HANDSHAKES: dict[str, Handshake] = {
-    "HELLO": Hello(1, "bob", NONCE, PUBLIC),
+    "HELLO": Hello(VERSION, "bob", NONCE, PUBLIC),
     "COOKIE": Cookie(NONCE, SOME[:40]),
-    "JOIN": Join(1, "bob", NONCE, PUBLIC, SOME[:40]),
+    "JOIN": Join(VERSION, "bob", NONCE, PUBLIC, SOME[:40]),
     "CHALLENGE": Challenge(NONCE, SESSION, PUBLIC, b"", 0),
     "PROVE": Prove(NONCE, SESSION, PROOF, SOME[:90]),
     "WELCOME": Welcome(NONCE, SESSION, PROOF, SOME[:90]),
@@ -69,7 +70,7 @@ HANDSHAKES: dict[str, Handshake] = {
     "GONE": Gone(SESSION),
 }
 RESUME = Resume(LOG_ID, INSTANCE, 5, 2**31)
-TERMS = Terms(LOG_ID, True, 1, 2, 3, 4, ROOM_KEY, 10)
+TERMS = Terms(LOG_ID, True, 1, 2, 3, 4, 5, ROOM_KEY, 10)
 FIXED_LENGTHS = {
     "nonce": 16,
     "public": 256,
@@ -208,7 +209,7 @@ class HandshakePackets(unittest.TestCase):
         self.assertTrue(str(caught.exception).isprintable())
 
     def test_other_version_is_an_objection_that_carries_the_nonce(self) -> None:
-        others: tuple[object, ...] = (0, 2, -1, 10**30, "1", None, [1])
+        others: tuple[object, ...] = (0, VERSION - 1, VERSION + 1, -1, 10**30, "2", None, [2])
         for name in ("HELLO", "JOIN"):
             for version in others:
                 # a later version may have other fields: the nonce is all that counts
@@ -225,13 +226,12 @@ class HandshakePackets(unittest.TestCase):
 
     def test_other_version_without_a_nonce_is_a_bad_packet(self) -> None:
         for nonce in (None, NONCE.hex()[2:], 7):
-            value = {"type": "HELLO", "version": 2, "nonce": nonce}
+            value = {"type": "HELLO", "version": VERSION + 1, "nonce": nonce}
             self.assertRaises(BadPacket, parse_handshake_untrusted, encode(value))
 
-    def test_version_that_only_equals_1_is_refused(self) -> None:
-        for version in (True, 1.0):
-            value = as_json(HANDSHAKES["HELLO"]) | {"version": version}
-            self.assertRaises(ProtocolError, parse_handshake_untrusted, encode(value))
+    def test_version_that_only_equals_ours_is_refused(self) -> None:
+        value = as_json(HANDSHAKES["HELLO"]) | {"version": float(VERSION)}
+        self.assertRaises(ProtocolError, parse_handshake_untrusted, encode(value))
 
     def test_what_is_not_a_json_object_is_refused(self) -> None:
         whole = format_handshake(HANDSHAKES["HELLO"])
@@ -669,7 +669,7 @@ class LossyRoom:
             room, inbox, _ = (reader.cursor for reader in before[0].channel.readers.values())
             lines = before[1].channel.readers[LogId.LINES].cursor
         resume = Resume(b"log", INSTANCE, room, inbox)
-        terms = Terms(b"log", True, lines, room, inbox, 0, self.room_key, 0)
+        terms = Terms(b"log", True, lines, room, inbox, 0, 0, self.room_key, 0)
         proof, _ = self.seal("seal_record", keys.prove, keys.transcript, resume)
         self.seal("seal_record", keys.welcome, proof, terms)
         down, up = {LogId.ROOM: room, LogId.INBOX: inbox, LogId.NOTICES: 0}, {LogId.LINES: lines}

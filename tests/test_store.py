@@ -113,8 +113,8 @@ class StoreTest(unittest.TestCase):
     def test_members_come_back_as_they_were(self) -> None:
         store = self.store()
         inbox = StoredLog(store, b"key", INBOX_TAIL)
-        here = Member(b"key", "Alice", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
-        left = Member(b"gone", "bob", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
+        here = Member(b"key", "Alice", b"", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
+        left = Member(b"gone", "bob", b"", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
         store.commit([], [here, left])
         store = self.store()
         (again,) = store.present()
@@ -130,7 +130,7 @@ class StoreTest(unittest.TestCase):
         for name, state in (("here", State.PRESENT), ("left", State.LEFT)):
             key = name.encode()
             inbox = self.write(store, key, b"psst")
-            store.commit([], [Member(key, name, inbox, state=state, since=100)])
+            store.commit([], [Member(key, name, b"", inbox, state=state, since=100)])
         store.forget(100)
         self.assertIsNotNone(store.member(b"left"))
         store.forget(101)
@@ -203,8 +203,8 @@ class StoreTest(unittest.TestCase):
     def test_a_file_of_a_newer_version_is_refused(self) -> None:
         self.store()
         self.close()
-        self.execute("PRAGMA user_version = 2")
-        self.refused("version 2")
+        self.execute("PRAGMA user_version = 3")
+        self.refused("it is of version 3, and this program knows 1 to 2")
 
     def test_a_database_of_something_else_is_refused(self) -> None:
         self.execute("CREATE TABLE recipes (name)")

@@ -138,7 +138,7 @@ class CannotJoin(OneLineTest):
 
     def test_a_server_of_another_version(self) -> None:
         future = self.silent_socket()
-        words = "this server speaks version 2 of the protocol"
+        words = "this server speaks version 9 of the protocol"
 
         def refuse() -> None:
             hello, client = future.recvfrom(2048)
@@ -211,7 +211,7 @@ class ServerUsage(OneLineTest):
             str(self.folder): "directory",
             str(self.folder / "missing" / "chat.db"): "No such file or directory",
             str(garbage): "not a database",
-            str(newer): "it is of version 99, and this program knows version 1 only",
+            str(newer): "it is of version 99, and this program knows 1 to 2",
             str(other): "",
         }
         self.assert_all_fail(
