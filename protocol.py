@@ -146,8 +146,8 @@ import re
 import struct
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, fields
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -261,7 +261,7 @@ class Objection(ProtocolError):
 # ------------------------------------------------------------------------- names, texts, lines
 
 # ASCII because of look-alikes: a name is what people trust.
-_USERNAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}")
+_USERNAME: Final = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
 _FORBIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp", "Cf"))
 # Scripts and emoji need these format characters: ZWNJ, ZWJ and the tags of flags.
 _WELCOME_FORMATS = frozenset((0x200C, 0x200D, *range(0xE0020, 0xE0080)))
@@ -269,7 +269,7 @@ _WELCOME_FORMATS = frozenset((0x200C, 0x200D, *range(0xE0020, 0xE0080)))
 
 def check_username(name: str) -> str:
     """The name itself, or BadMessage."""
-    if not _USERNAME.fullmatch(name):
+    if not re.fullmatch(_USERNAME, name):
         raise BadMessage(
             f"{clean_text(name)[:40]!r} is not a username: 1 to {MAX_NAME} ASCII letters, digits, "
             "'_', '-' or '.', beginning with a letter or digit"
@@ -314,14 +314,14 @@ def _check_text(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """``PM text``; an empty text is one still to be asked for."""
+    """An empty text is one still to be asked for."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """``DM to text``; empty fields are still to be asked for."""
+    """Empty fields are still to be asked for."""
 
     to: str
     text: str
@@ -329,19 +329,17 @@ class Direct:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """``EX``, with a reason where the server relays it."""
-
-    reason: str = ""
+    reason: str = ""  # where the server relays it
 
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """``WHO``."""
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """``REGISTER salt iterations verifier``: what a server has to know of a password."""
+    """What a server has to know of a password."""
 
     salt: bytes
     iterations: int
@@ -350,42 +348,34 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``HI``."""
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """``OK number words``."""
-
     number: int
     words: str
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """``NO number words``."""
-
     number: int
     words: str
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """``HERE more names``."""
-
     more: int
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """``BYE``."""
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Expelled:
-    """``OUT words``."""
-
     words: str
 
 
@@ -405,6 +395,29 @@ class Relayed:
 
 
 SERVER: Final = "*"  # the sender of the server's own lines: no username
+
+# The grammar of lines, for both directions: a word, and the fields that follow it.
+_FORMS: Final[dict[type[Message | Event], tuple[str, str]]] = {
+    Public: ("PM", r"(.+)"),
+    Direct: ("DM", rf"({_USERNAME}) (.+)"),
+    Exit: ("EX", r"(.*)"),
+    Who: ("WHO", r""),
+    Register: ("REGISTER", rf"([0-9a-f]{{{2 * SALT_LENGTH}}}) (\d{{1,9}}) ([0-9a-f]{{512}})"),
+    Joined: ("HI", r""),
+    Accepted: ("OK", r"(\d{1,10}) (.+)"),
+    Declined: ("NO", r"(\d{1,10}) (.+)"),
+    Roster: ("HERE", rf"(\d{{1,6}})((?: {_USERNAME})*)"),
+    Closing: ("BYE", r""),
+    Expelled: ("OUT", r"(.+)"),
+}
+_OF_MEMBERS: Final = (Public, Direct, Exit, Joined)
+_OF_THE_SERVER: Final = (Accepted, Declined, Roster, Closing, Expelled)
+_FIELDS: Final[dict[str, Callable[[str], Any]]] = {  # what a field's annotation makes of a text
+    "str": str,
+    "int": int,
+    "bytes": bytes.fromhex,
+    "tuple[str, ...]": lambda text: tuple(text.split()),
+}
 
 
 def parse_message(line: str) -> Message:
@@ -430,57 +443,47 @@ def parse_message(line: str) -> Message:
 
 
 def format_message(message: Message | Event) -> str:
-    """The explicit form; ``parse_message`` reads back what a client may send."""
-    match message:
-        case Public(text):
-            return f"PM {text}"
-        case Direct(to, text):
-            return f"DM {to} {text}"
-        case Exit(reason):
-            return f"EX {reason}".rstrip()
-        case Who():
-            return "WHO"
-        case Register(salt, iterations, verifier):
-            return f"REGISTER {salt.hex()} {iterations} {verifier.hex()}"
-        case Joined():
-            return "HI"
-        case Accepted(number, words):
-            return f"OK {number} {words}"
-        case Declined(number, words):
-            return f"NO {number} {words}"
-        case Roster(more, names):
-            return " ".join(("HERE", str(more), *names))
-        case Closing():
-            return "BYE"
-        case Expelled(words):
-            return f"OUT {words}"
+    """The explicit form; what a client may send is read back by ``parse_line_untrusted``."""
+    word, _ = _FORMS[type(message)]
+    texts = [word]
+    for value in astuple(message):
+        match value:
+            case bytes():
+                texts.append(value.hex())
+            case tuple():
+                texts += value
+            case _:
+                texts.append(str(value))
+    return " ".join(filter(None, texts))
 
 
-_REGISTER = re.compile(
-    rf"REGISTER ([0-9a-f]{{{2 * SALT_LENGTH}}}) (\d{{1,9}}) ([0-9a-f]{{512}})", re.ASCII
-)
+def _parse_form(line: str, kinds: Iterable[type[Any]]) -> Any:
+    """The message of one of these kinds that has exactly this form, or BadMessage."""
+    word, _, rest = line.partition(" ")
+    for kind in kinds:
+        its_word, form = _FORMS[kind]
+        if word == its_word and (found := re.fullmatch(form, rest, re.ASCII)):
+            return kind(*(_FIELDS[str(f.type)](g) for f, g in zip(fields(kind), found.groups())))
+    raise BadMessage("a line of an unknown form")
 
 
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
     line = _decode_untrusted(raw)
     if line.startswith("REGISTER "):  # never a text, however broken: it is nobody's business
-        return _parse_register(line)
+        return _check_registration(_parse_form(line, (Register,)))
     message = parse_message(line)
     if isinstance(message, Public | Direct):
         _check_text(message.text)
     return message
 
 
-def _parse_register(line: str) -> Register:
-    if not (found := _REGISTER.fullmatch(line)):
-        raise BadMessage("the registration is malformed")
-    salt, iterations, verifier = bytes.fromhex(found[1]), int(found[2]), bytes.fromhex(found[3])
-    if iterations not in ITERATIONS_ALLOWED:
-        raise BadMessage(f"{iterations} iterations are too few or too many")
-    if not 1 < int.from_bytes(verifier, "big") < GROUP.prime - 1:
+def _check_registration(register: Register) -> Register:
+    if register.iterations not in ITERATIONS_ALLOWED:
+        raise BadMessage(f"{register.iterations} iterations are too few or too many")
+    if not 1 < int.from_bytes(register.verifier, "big") < GROUP.prime - 1:
         raise BadMessage("the verifier is none")
-    return Register(salt, iterations, verifier)
+    return register
 
 
 def format_relayed(relayed: Relayed) -> bytes:
@@ -488,40 +491,16 @@ def format_relayed(relayed: Relayed) -> bytes:
     return f"{relayed.unix} {relayed.sender} {format_message(relayed.event)}".encode()
 
 
-_RELAYED = re.compile(r"(\d{1,12}) (\S+) (\S+) ?(.*)", re.ASCII)
-
-
 def parse_relayed_untrusted(raw: bytes) -> Relayed:
     """A line of the room, an inbox or the notices; its texts are safe to show."""
     line = clean_text(_decode_untrusted(raw))
-    if not (found := _RELAYED.fullmatch(line)):
+    if not (found := re.fullmatch(r"(\d{1,12}) (\S+) (.*)", line, re.ASCII)):
         raise BadMessage("not a relayed line")
-    unix, sender, word, rest = found.groups()
+    unix, sender, event = found.groups()
+    kinds = _OF_THE_SERVER if sender == SERVER else _OF_MEMBERS
     if sender != SERVER:
         check_username(sender)
-    return Relayed(int(unix), sender, _parse_event(sender == SERVER, word, rest))
-
-
-def _parse_event(of_server: bool, word: str, rest: str) -> Event:
-    first, _, more = rest.partition(" ")
-    match of_server, word:
-        case False, "PM" if rest:
-            return Public(rest)
-        case False, "DM" if more:
-            return Direct(check_username(first), more)
-        case False, "HI" if not rest:
-            return Joined()
-        case False, "EX":
-            return Exit(rest)
-        case True, "OK" | "NO" if re.fullmatch(r"\d{1,10}", first, re.ASCII):
-            return (Accepted if word == "OK" else Declined)(int(first), more)
-        case True, "HERE" if re.fullmatch(r"\d{1,6}", first, re.ASCII):
-            return Roster(int(first), tuple(check_username(name) for name in more.split()))
-        case True, "BYE" if not rest:
-            return Closing()
-        case True, "OUT":
-            return Expelled(rest)
-    raise BadMessage("a relayed line of an unknown kind")
+    return Relayed(int(unix), sender, _parse_form(event, kinds))
 
 
 def _decode_untrusted(raw: bytes) -> str:
