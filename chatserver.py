@@ -76,8 +76,9 @@ TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 FAILURES_HERE: Final = 5  # for one name, from one network
 FAILURES_OF_NETWORK: Final = 20  # for any names
 FAILURES_OF_NAME: Final = 100  # from any networks
-ELSEWHERE: Final = "logged in from elsewhere"
 BRAKES: Final = 4096  # networks and names that are remembered; the longest quiet make way
+
+ELSEWHERE: Final = "logged in from elsewhere"
 
 log = logging.getLogger("chatserver")
 
@@ -814,14 +815,6 @@ class Session:
             and len(self.logs[LogId.NOTICES].lines) < UNREAD_NOTICES
         )
 
-    def put_out(self, notice: bytes | None, until: float) -> None:
-        """Its member may hear why, and nothing more."""
-        for each in (LogId.ROOM, LogId.INBOX):
-            self.logs[each] = self.channel.cut(each)
-        if notice:
-            self.logs[LogId.NOTICES].append(notice)
-        self.ends_at = until
-
     def wake_at(self, timing: Timing) -> float:
         """When it is to be looked at if nothing happens before."""
         silent_at = self.channel.heard_at + timing.server_silence
@@ -1002,8 +995,13 @@ class Server:
                     self._put_out(session, reason, now)
 
     def _put_out(self, session: Session, words: str, now: float) -> None:
-        notice = self._room.line(protocol.SERVER, protocol.Expelled(words)) if words else None
-        session.put_out(notice, now + self._timing.linger)
+        """Its member may hear why, and nothing more."""
+        for each in (LogId.ROOM, LogId.INBOX):
+            session.logs[each] = session.channel.cut(each)
+        if words:
+            notice = self._room.line(protocol.SERVER, protocol.Expelled(words))
+            session.logs[LogId.NOTICES].append(notice)
+        session.ends_at = now + self._timing.linger
         self._active[session.id] = session
 
     def _end(self, session: Session) -> None:
@@ -1132,9 +1130,11 @@ class Server:
             self._replies.append((session.welcome, address))
             return False
         knock = self._door.knock(prove, address, now)
-        if knock is None or knock.account != self._account(knock.join.username):
+        account = self._account(knock.join.username) if knock else GUEST
+        if knock is None or knock.account != account:
             self._answer(protocol.Gone(prove.session), address, len(data))
             return False
+        knock = replace(knock, account=account)  # its latest instance may be another one by now
         try:
             self._check_brake(knock.join, knock.account, address, now)
             keys, resume = self._log_in_untrusted(knock, prove, address, now)
@@ -1168,8 +1168,7 @@ class Server:
     def _admit(self, knock: Knock, resume: protocol.Resume, now: float) -> Member:
         """The member that this instance is or becomes; it has not entered yet. Raises Objection
         or Undecided."""
-        nonce, name = knock.join.nonce, knock.join.username
-        account = self._account(name)
+        nonce, name, account = knock.join.nonce, knock.join.username, knock.account
         key = hashlib.sha256(resume.instance).digest()
         holder = self._room.members.get(fold(name))
         if holder and holder.key == key:
@@ -1250,15 +1249,14 @@ class Server:
         self._sessions[session.id] = session
         self._active[session.id] = session
         self._replies.append((welcome, knock.address))
-        self._settle_in(session, now)
+        self._settle_in(session, knock.account, now)
 
-    def _settle_in(self, session: Session, now: float) -> None:
+    def _settle_in(self, session: Session, account: Account, now: float) -> None:
         """The member enters, or comes back; or it only wants to know what has become of it."""
         member = session.member
-        account = self._room.account(member.name)
-        is_latest = account.latest == member.key or member.state is State.NEW
         if member.state is State.LEFT:
-            self._put_out(session, "" if is_latest else ELSEWHERE, now)
+            has_successor = account.id and account.latest != member.key
+            self._put_out(session, ELSEWHERE if has_successor else "", now)
             return
         if account.id:  # nobody else reads its inbox from now on
             for other in self._sessions.values():
@@ -1273,7 +1271,7 @@ class Server:
         """Where the session starts. Cursors of another log, or beyond this one's end (an older
         copy of the file), are void: their owner begins like a newcomer."""
         room, inbox = self._room.log, member.inbox
-        is_known = member.state is not State.NEW
+        is_known = bool(member.session)  # it has been here before
         is_valid = is_known and resume.log_id == self._store.log_id
         is_valid = is_valid and resume.room <= room.next and resume.inbox <= inbox.next
         return protocol.Terms(
