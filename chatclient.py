@@ -76,46 +76,51 @@ class PasswordWanted(Failed):
 
 class Credentials:
     """What the person can prove: nothing (a guest), a password, a new one that is to be
-    registered, or both. To make x of a password takes a while, and so is done once for a salt."""
+    registered, or both."""
 
     def __init__(
         self, password: bytes | None = None, new: bytes | None = None, salt: bytes = b""
     ) -> None:
-        self.password = password
         self.registration: protocol.Register | None = None
-        self._new = new
-        self._salt, self._secret = (b"", 0), 0  # CHALLENGE's words, and the x that they lead to
+        self._password, self._new = password, new
+        # To make x of a password takes a while: by salt and iterations.
+        self._secrets: dict[tuple[bytes, int], int] = {}
         if new is not None:
-            self.registration, self._new_secret = protocol.registration(new, salt)
+            self.registration, x = protocol.registration(new, salt)
+            self._new_secrets = {(salt, self.registration.iterations): x}
+
+    def give(self, password: bytes) -> None:
+        """A password that was wanted."""
+        self._password, self._secrets = password, {}
 
     def secret_untrusted(self, salt: bytes, iterations: int) -> int:
         """x for a CHALLENGE; Failed if it makes a guest of who has a password, or wants a
         password of who has none."""
         if not salt and not iterations:
-            if self.password is not None:
+            if self._password is not None:
                 raise Failed(
                     "this server does not know the name: to register it there, add --register; "
                     "to be a guest, give no password"
                 )
             return protocol.GUEST_SECRET
-        if self.registration and salt == self.registration.salt:
-            return self._new_secret  # it has arrived, though we have not heard of that
-        if self.password is None:
+        challenge = salt, iterations
+        if self.registration and challenge in self._new_secrets:
+            return self._new_secrets[challenge]  # it has arrived, though we do not know that yet
+        if self._password is None:
             raise PasswordWanted("the name is registered, and needs its password")
-        if self._salt != (salt, iterations):
+        if challenge not in self._secrets:
             try:
-                x = protocol.password_secret_untrusted(self.password, salt, iterations)
+                x = protocol.password_secret_untrusted(self._password, salt, iterations)
             except ProtocolError as error:
                 raise Failed(f"this server asks for something dangerous: {error}") from None
-            self._salt, self._secret = (salt, iterations), x
-        return self._secret
+            self._secrets = {challenge: x}
+        return self._secrets[challenge]
 
     def registered(self) -> None:
         """The new password is the one that counts."""
-        if self.registration:
-            self._salt = self.registration.salt, self.registration.iterations
-            self._secret, self.password = self._new_secret, self._new
+        if self._new is not None:
             self.registration = None
+            self._password, self._secrets = self._new, self._new_secrets
 
 
 class Attempt:
@@ -251,7 +256,7 @@ class Client:
 
     def log_in(self, password: bytes, now: float) -> None:
         """Tries to join with this password, after it was wanted."""
-        self._credentials.password = password
+        self._credentials.give(password)
         self.failure, self.wants_password = None, False
         self._attempt = self._new_attempt(now)
         self._trouble_since = now
