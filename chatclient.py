@@ -250,6 +250,7 @@ class Client:
         self._trouble_since = now
         self._closed_since = inf
         self._hint_at = -inf
+        self._has_registered = False  # and not logged in since
         self._has_said_trouble = False
 
     # -- what the person does
@@ -317,8 +318,9 @@ class Client:
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
         delivered = session.delivered
         if session.channel.receive(packet, now):
-            self._attempt = None  # a sign of life: no reason to join again
             self._end_trouble()
+            if not self._has_registered:
+                self._attempt = None  # a sign of life: no reason to join again
         if session.delivered > delivered:
             self._progress_at = now
             self._outbox.drop(session.delivered)
@@ -374,7 +376,8 @@ class Client:
                 self._progress_at = now
                 if isinstance(self._pending.pop(accepted, None), protocol.Register):
                     self._credentials.registered()
-                    self._attempt = self._new_attempt(now)  # from now on as its owner
+                    self._has_registered = True  # and goes on as the name's owner
+                    self._attempt = self._new_attempt(now)
                     self._trouble_since = now
             case protocol.Declined(refused, words):
                 self._show_refusal(self._pending.pop(refused, None), words, now)
@@ -490,6 +493,7 @@ class Client:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
+        self._has_registered = False
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
