@@ -1412,15 +1412,6 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help shows how it is used)\n")
 
 
-def _whole_number(low: int, high: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
-        return int(text)
-
-    return convert
-
-
 def _username(text: str) -> str:
     try:
         return protocol.check_username(text)
@@ -1431,42 +1422,27 @@ def _username(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="chatserver.py", description="The server of a chat room over UDP.")
     add = parser.add_argument
-    add(
-        "port",
-        metavar="PORT",
-        nargs="?",
-        type=_whole_number(0, 65535),
-        default=protocol.DEFAULT_PORT,
-        help="the UDP port to listen on (default: %(default)s; 0: any free one)",
-    )
+
+    def number(name: str, low: int, high: int, default: int, words: str, **more: Any) -> None:
+        def convert(text: str) -> int:
+            if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+                raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+            return int(text)
+
+        add(name, type=convert, default=default, help=words, **more)
+
+    words = "the UDP port to listen on (default: %(default)s; 0: any free one)"
+    number("port", 0, 65535, protocol.DEFAULT_PORT, words, metavar="PORT", nargs="?")
     add("--host", help="the address to listen on (default: all, IPv6 and IPv4)")
     add("--db", metavar="FILE", default="chat.db", help="the room file (default: %(default)s)")
-    add(
-        "--history",
-        metavar="N",
-        type=_whole_number(0, 1000),
-        default=20,
-        help="public lines that a newcomer is shown (default: %(default)s)",
-    )
-    add(
-        "--rate",
-        metavar="N",
-        type=_whole_number(0, 1_000_000),
-        default=10,
-        help="lines per second and member (default: %(default)s; 0: no limit)",
-    )
-    add(
-        "--max-users",
-        metavar="N",
-        type=_whole_number(1, 100_000),
-        default=1000,
-        help="members at the same time (default: %(default)s)",
-    )
-    add(
-        "--members-only",
-        action="store_true",
-        help="let in only who has an account, and let nobody register",
-    )
+    words = "public lines that a newcomer is shown (default: %(default)s)"
+    number("--history", 0, 1000, 20, words, metavar="N")
+    words = "lines per second and member (default: %(default)s; 0: no limit)"
+    number("--rate", 0, 1_000_000, 10, words, metavar="N")
+    words = "members at the same time (default: %(default)s)"
+    number("--max-users", 1, 100_000, 1000, words, metavar="N")
+    words = "let in only who has an account, and let nobody register"
+    add("--members-only", action="store_true", help=words)
     add("-v", "--verbose", action="store_true", help="log dropped datagrams too")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--add-user", metavar="NAME", type=_username, help="add an account to the room file")
