@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import getpass
 import io
 import os
@@ -81,46 +82,34 @@ class Credentials:
     def __init__(
         self, password: bytes | None = None, new: bytes | None = None, salt: bytes = b""
     ) -> None:
-        self.registration: protocol.Register | None = None
-        self._password, self._new = password, new
-        # To make x of a password takes a while: by salt and iterations.
-        self._secrets: dict[tuple[bytes, int], int] = {}
-        if new is not None:
-            self.registration, x = protocol.registration(new, salt)
-            self._new_secrets = {(salt, self.registration.iterations): x}
-
-    def give(self, password: bytes) -> None:
-        """A password that was wanted."""
-        self._password, self._secrets = password, {}
+        self.password = password
+        self.registration = None if new is None else protocol.registration(new, salt)
+        self._new = new
+        # It takes a while, and joining again must not.
+        self._secret = functools.lru_cache(2)(protocol.password_secret_untrusted)
 
     def secret_untrusted(self, salt: bytes, iterations: int) -> int:
         """x for a CHALLENGE; Failed if it makes a guest of who has a password, or wants a
         password of who has none."""
+        password = self.password
+        if self.registration and self.registration.salt == salt:
+            password = self._new  # it has arrived, though we have not heard of that
         if not salt and not iterations:
-            if self._password is not None:
+            if password is not None:
                 raise Failed(
-                    "this server does not know the name: to register it there, add --register; "
-                    "to be a guest, give no password"
+                    "nobody has registered this name here: to join as a guest, give no password"
                 )
             return protocol.GUEST_SECRET
-        challenge = salt, iterations
-        if self.registration and challenge in self._new_secrets:
-            return self._new_secrets[challenge]  # it has arrived, though we do not know that yet
-        if self._password is None:
-            raise PasswordWanted("the name is registered, and needs its password")
-        if challenge not in self._secrets:
-            try:
-                x = protocol.password_secret_untrusted(self._password, salt, iterations)
-            except ProtocolError as error:
-                raise Failed(f"this server asks for something dangerous: {error}") from None
-            self._secrets = {challenge: x}
-        return self._secrets[challenge]
+        if password is None:
+            raise PasswordWanted("this name needs its password")
+        try:
+            return self._secret(password, salt, iterations)
+        except ProtocolError as error:
+            raise Failed(f"this server asks for something dangerous: {error}") from None
 
     def registered(self) -> None:
         """The new password is the one that counts."""
-        if self._new is not None:
-            self.registration = None
-            self._password, self._secrets = self._new, self._new_secrets
+        self.password, self.registration = self._new, None
 
 
 class Attempt:
@@ -257,7 +246,7 @@ class Client:
 
     def log_in(self, password: bytes, now: float) -> None:
         """Tries to join with this password, after it was wanted."""
-        self._credentials.give(password)
+        self._credentials.password = password
         self.failure, self.wants_password = None, False
         self._attempt = self._new_attempt(now)
         self._trouble_since = now
@@ -389,6 +378,8 @@ class Client:
             case protocol.Closing():
                 self._tell("the server is shutting down: waiting for it to return")
             case protocol.Expelled(words):
+                for unanswered in self._unanswered():
+                    self._tell(f"may not have arrived: {_in_words(unanswered)}")
                 lost = self._say_undelivered()
                 self.failure = f"{words}, and {lost}" if lost else words
             case protocol.Joined() | protocol.Exit() if is_history or has_our_name:
@@ -613,6 +604,12 @@ class Client:
         numbered = [message for number, message in self._pending.items() if number >= delivered]
         return [m for m in (*numbered, *self._queue) if m != protocol.Who()]
 
+    def _unanswered(self) -> list[protocol.Message]:
+        """What is on its disk, but may have been refused."""
+        delivered = self._session.delivered if self._session else 0
+        numbered = [message for number, message in self._pending.items() if number < delivered]
+        return [m for m in numbered if not isinstance(m, protocol.Who | protocol.Public)]
+
     def _give_up(self, now: float) -> None:
         self.failure = self._say_undelivered() or self._complaint
         self.has_left = not self.failure  # only the goodbye is not acknowledged
@@ -807,10 +804,10 @@ class Network(threading.Thread):
             shown, self._client.shown = self._client.shown, []
             is_over = self._client.is_over
             deadline = self._client.deadline()
+        for line in shown:  # before it is acknowledged
+            self._screen.show(line)
         for data in out:
             self._send(data)
-        for line in shown:
-            self._screen.show(line)
         if is_over:
             return True
         timeout = max(0.0, deadline - time.monotonic())
@@ -999,17 +996,20 @@ def _credentials(name: str, is_registering: bool, is_terminal: bool) -> Credenti
 
 def _new_password(name: str) -> bytes:
     """Asked for twice. Failed if they differ."""
-    new = _prepared(_typed_password(f"New password for {name}: "))
-    if _prepared(_typed_password("Once more: ")) != new:
+    new = _typed_password(f"New password for {name}: ")
+    if _typed_password("Once more: ") != new:
         raise Failed("that was not the same twice: nothing was registered")
     return new
 
 
-def _typed_password(prompt: str) -> str:
+def _typed_password(prompt: str) -> bytes:
     try:
-        return getpass.getpass(prompt)
-    except EOFError:
+        return _prepared(getpass.getpass(prompt))
+    except (EOFError, KeyboardInterrupt):
+        print()  # ends the row of the prompt
         raise Failed("no password was given") from None
+    except UnicodeDecodeError:
+        raise Failed("the password is not UTF-8") from None
 
 
 def _prepared(typed: str) -> bytes:
@@ -1019,26 +1019,31 @@ def _prepared(typed: str) -> bytes:
         raise Failed(str(error)) from None
 
 
-def _enter(client: Client, network: Network, is_terminal: bool) -> bool:
+def _enter(client: Client, credentials: Credentials, network: Network, is_terminal: bool) -> bool:
     """Joins the room, and asks for the password where it needs one; whether it is joined."""
     network.enter()
     for _ in range(PASSWORD_TRIES if is_terminal else 0):
         if client.wants_password:
             print(f"* {client.failure}")
-            typed = _typed_password(f"Password for {client.username}: ")
-            client.log_in(_prepared(typed), time.monotonic())
+            password = _typed_password(f"Password for {client.username}: ")
+            client.log_in(password, time.monotonic())
             network.enter()
-    if client.wants_password and not is_terminal and "CHAT_PASSWORD" not in os.environ:
-        client.failure = f"{client.failure}: without a terminal, put it into CHAT_PASSWORD"
+    if client.wants_password and credentials.password is None:
+        where = "put it into CHAT_PASSWORD"
+        if credentials.registration:
+            where = "it goes into CHAT_PASSWORD, and the new one into CHAT_NEW_PASSWORD"
+        client.failure = f"{client.failure}: without a terminal, {where}"
     return client.has_joined
 
 
-def _run(client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
+def _run(
+    client: Client, credentials: Credentials, udp: socket.socket, screen: Screen, timing: Timing
+) -> None:
     network = Network(client, udp, screen, timing)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
-        if not _enter(client, network, screen.is_terminal):
+        if not _enter(client, credentials, network, screen.is_terminal):
             return
         network.start()
         with network.interrupting():
@@ -1066,7 +1071,7 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
         credentials = _credentials(args.username, args.register, screen.is_terminal)
         udp = open_socket(args.ip, args.server_port, args.port)
         client = Client(args.username, credentials, server, timing, os.urandom, time.monotonic())
-        _run(client, udp, screen, timing)
+        _run(client, credentials, udp, screen, timing)
     except Failed as error:
         print(f"chatclient.py: {error}", file=sys.stderr)
         return 1

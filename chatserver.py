@@ -53,8 +53,13 @@ RandomBytes: TypeAlias = Callable[[int], bytes]
 
 DATAGRAMS_PER_TURN: Final = 256  # so that a flood cannot put off what is due
 LINES_PER_TURN: Final = 256
-HANDSHAKES_PER_TURN: Final = 2  # each costs a power of some 3 ms, and everybody waits for it
-WAITING_HANDSHAKES: Final = 256  # later ones are dropped: their clients repeat them
+# Milliseconds that handshakes may begin to use up in a turn, for which everybody waits, and about
+# what they cost: a packet, and a power modulo N with an exponent of 256 bits.
+HANDSHAKES_PER_TURN: Final = 8.0
+PACKET_COST: Final = 0.25
+POWER_COST: Final = 3.0
+WAITING_HANDSHAKES: Final = 1024  # later ones are dropped: their clients repeat them
+WAITING_OF_NETWORK: Final = 64
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
@@ -63,7 +68,7 @@ INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
 UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
-MAX_ACCOUNTS: Final = 10_000  # so that guests who register names do not fill the disk
+MAX_ACCOUNTS: Final = 10_000  # some 10 MB: whoever reaches the port can register names
 INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
 FORGET_EVERY: Final = 600  # seconds
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
@@ -73,7 +78,7 @@ BURST_MARGIN: Final = 2
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 
 # Wrong passwords within a minute that bring the first wait: see Brake.
-FAILURES_HERE: Final = 5  # for one name, from one network
+FAILURES_OF_BOTH: Final = 5  # for one name, from one network
 FAILURES_OF_NETWORK: Final = 20  # for any names
 FAILURES_OF_NAME: Final = 100  # from any networks
 BRAKES: Final = 4096  # networks and names that are remembered; the longest quiet make way
@@ -176,6 +181,8 @@ class StoredLog(Log):
         if not self._chunk.start <= number < self._chunk.end:
             self._chunk = Log(number)
             self._chunk.lines = self._store.read(self.key, number, INBOX_TAIL)
+            if not self._chunk.lines:  # the operator has removed the account
+                raise StoreError(f"line {number} of a log is not in the room file any more")
         return self._chunk.line(number)
 
     def forget(self, before: int) -> None:
@@ -224,11 +231,8 @@ class Store:
         self._data_version = -1  # of no file
         try:
             self._lock = self._open(f"{path}-lock", 0.1)
-            try:
-                self._lock.execute("BEGIN EXCLUSIVE")  # until the process ends, however it does
-            except sqlite3.OperationalError:
-                if alone:
-                    raise
+            if alone:
+                self._take_lock()
             self._file = self._open(path, 0.1 if alone else 5.0)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
@@ -240,6 +244,11 @@ class Store:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 words = "another chatserver.py has it: choose another one with --db"
             raise StoreError(f"the room file {path} cannot be used: {words}") from error
+
+    def _take_lock(self) -> None:
+        """Until the process ends, however it does."""
+        if not self._lock.in_transaction:
+            self._lock.execute("BEGIN EXCLUSIVE")
 
     @staticmethod
     def _open(path: str, patience: float) -> sqlite3.Connection:
@@ -257,8 +266,7 @@ class Store:
             )
         if version == newest:
             return
-        if version and not self._lock.in_transaction:
-            raise sqlite3.DatabaseError("a server of an older version has it: end that one first")
+        self._take_lock()  # a server of an older version may have it
         steps = (s.format(random=random_bytes(16).hex()) for s in self._STEPS[version:])
         script = f"BEGIN IMMEDIATE; {''.join(steps)} PRAGMA user_version = {newest}; COMMIT;"
         self._file.executescript(script)
@@ -359,6 +367,10 @@ class Store:
             )
             for account in accounts:
                 self._write_account(account)
+            self._file.executemany(  # whoever is present has the place
+                "UPDATE accounts SET latest = ? WHERE id = ?",
+                [(m.key, m.account) for m in members if m.account and m.state is State.PRESENT],
+            )
 
     def _write_log(self, each: StoredLog) -> None:
         self._file.executemany(
@@ -374,11 +386,11 @@ class Store:
         )
 
     def _write_account(self, account: Account) -> int:
-        """A name that has another account by now keeps that; returns how many rows changed."""
+        """Keeps what another account of that name has; returns how many rows changed."""
         return self._file.execute(
             """
             INSERT INTO accounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (folded) DO UPDATE SET salt = excluded.salt, latest = excluded.latest,
+            ON CONFLICT (folded) DO UPDATE SET salt = excluded.salt,
                 iterations = excluded.iterations, verifier = excluded.verifier
                 WHERE id = excluded.id
             """,
@@ -393,31 +405,41 @@ class Store:
     def remove(self, name: str) -> bool:
         """Drops an account and what was kept for it; False if the name has none."""
         with self._transaction():
+            inbox = "SELECT id FROM accounts WHERE folded = ?"
+            for table in ("lines", "logs"):
+                deletion = f"DELETE FROM {table} WHERE log IN ({inbox})"
+                self._file.execute(deletion, (fold(name),))
             deletion = "DELETE FROM accounts WHERE folded = ?"
-            rows = self._file.execute(deletion, (fold(name),)).rowcount
-            self._drop_orphans()
-        return rows > 0
+            return self._file.execute(deletion, (fold(name),)).rowcount > 0
 
     def forget(self, before: int) -> None:
         """Drops the instances that have not been present since ``before`` (Unix seconds)."""
+        owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
+        orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners})"
         with self._transaction():
             deletion = "DELETE FROM instances WHERE state != ? AND since < ?"
             self._file.execute(deletion, (State.PRESENT.value, before))
-            self._drop_orphans()
+            for table in ("lines", "logs"):
+                self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
 
-    def _drop_orphans(self) -> None:
-        """Drops the inboxes that are nobody's any more."""
-        owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
-        orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners})"
-        for table in ("lines", "logs"):
-            self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
+    def hold(self) -> None:
+        """Lets nobody else write until ``commit``: what is read from now on is still so then."""
+        with self._translated():
+            if not self._file.in_transaction:
+                self._file.execute("BEGIN IMMEDIATE")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            self._file.execute("BEGIN IMMEDIATE")
+        self.hold()
+        with self._translated():
             yield
             self._file.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What goes wrong is undone, and a StoreError."""
+        try:
+            yield
         except sqlite3.Error as error:
             if self._file.in_transaction:
                 self._file.execute("ROLLBACK")
@@ -503,31 +525,25 @@ class Room:
 
     def _register(self, member: Member, number: int, message: protocol.Register) -> None:
         """Makes a guest's name an account, or changes the password of an account's owner."""
-        account, words = self.account(member.name), f"the password of {member.name} is changed"
+        self._store.hold()  # or the operator might give the name to somebody else meanwhile
+        account = self.account(member.name)
+        if account.id != member.account:
+            raise protocol.BadMessage(f"the name {member.name} has another owner by now")
+        words = f"the password of {member.name} is changed"
         if not account.id:
             if self._store.count_accounts() + len(self.changed_accounts) >= MAX_ACCOUNTS:
                 raise protocol.BadMessage("this room has no place for more accounts")
             member.account, words = member.key, f"registered {member.name}"
-            account = replace(
-                GUEST, id=member.key, name=member.name, created=self.unix, latest=member.key
-            )
-        self.change_account(
-            replace(
-                account,
-                salt=message.salt,
-                iterations=message.iterations,
-                verifier=message.verifier,
-            )
-        )
+            account = replace(GUEST, id=member.key, name=member.name, created=self.unix)
+        salt, iterations, verifier = message.salt, message.iterations, message.verifier
+        account = replace(account, salt=salt, iterations=iterations, verifier=verifier)
+        self.changed_accounts[fold(account.name)] = account
         self._answer(member, protocol.Accepted(number, words))
         log.info("%s", words)
 
     def account(self, name: str) -> Account:
         """The account of that name, as this turn has it; or GUEST."""
         return self.changed_accounts.get(fold(name)) or self._store.account(name)
-
-    def change_account(self, account: Account) -> None:
-        self.changed_accounts[fold(account.name)] = account
 
     def has_read(self, member: Member, cursor: int) -> None:
         """The lines below ``cursor`` of a member's inbox have arrived. A later instance of an
@@ -701,9 +717,8 @@ def open_prove_untrusted(
 class Failures:
     """Wrong passwords for one name, or from one network, or both."""
 
-    since: float = -inf
-    count: int = 0
-    wait: float = 0.0  # the latest
+    times: list[float] = field(default_factory=list)  # of the latest
+    wait: float = 0.0  # that the latest has brought
     until: float = -inf
 
 
@@ -711,61 +726,80 @@ class Brake:
     """How long who has guessed passwords has to wait for the next try.
 
     A guesser must be slowed down, and must not be able to keep the owner of a name out with that.
-    So what counts first is a name and a network (an IPv4 address, an IPv6 /64) together: five
-    wrong passwords within a minute bring a wait of 15 s, and each further one twice the wait
-    before, up to 5 minutes, until there has been peace for so long. The owner elsewhere notices
-    nothing. Twenty from one network, for whatever names, make that network wait in the same way,
-    and a hundred for one name from whatever networks make all wait who would log in to it: a
-    guesser with many addresses gets no more tries by that. Neither concerns a network from where
-    that name has been logged in to: there the owner is at home. Who only shares the guesser's
-    network shares its wait, but not a member who is already in: the socket address where a member
-    is counts as a network of its own. A refusal to try counts for nothing, since no password was
-    tried.
+    So what counts is a name and a network (an IPv4 address, an IPv6 /64) together: five wrong
+    passwords within a minute bring a wait of 15 s, and each further one twice the wait before, up
+    to 5 minutes, until there has been peace for so long. Nobody waits because of what others do
+    elsewhere, whatever that is. A network from which twenty are wrong, for whatever names, waits
+    as a whole in the same way. A guesser with many networks meets the third count: while a name
+    has had a hundred wrong passwords in a minute, the first one from a network brings the wait
+    that otherwise the fifth does. Who shares the guesser's network shares its wait, but a member
+    who is in can always come back: its own socket address counts as a network of its own. A
+    refusal to try counts for nothing, since no password was tried.
     """
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._failures: OrderedDict[tuple[str, str], Failures] = OrderedDict()
-        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait(self, name: str, network: str, now: float) -> float:
         """Seconds until this name may be tried from this network; 0: at once."""
-        keys = [(name, network)]
-        if (name, network) not in self._homes:
-            keys += [("", network), (name, "")]
-        untils = [self._failures[key].until for key in keys if key in self._failures]
-        return max(0.0, *(until - now for until in untils)) if untils else 0.0
+        found = (self._failures.get(key) for key in ((name, network), ("", network)))
+        return max([0.0, *(failures.until - now for failures in found if failures)])
 
     def fail(self, name: str, network: str, now: float) -> None:
         """A wrong password was tried."""
-        self._count((name, network), FAILURES_HERE, now)
-        self._count(("", network), FAILURES_OF_NETWORK, now)
-        self._count((name, ""), FAILURES_OF_NAME, now)
+        is_hunted = len(self._count((name, ""), now).times) >= FAILURES_OF_NAME
+        self._punish((name, network), 1 if is_hunted else FAILURES_OF_BOTH, now)
+        self._punish(("", network), FAILURES_OF_NETWORK, now)
 
     def succeed(self, name: str, network: str) -> None:
         """The right password was."""
         self._failures.pop((name, network), None)
-        self._homes[name, network] = None
-        _keep_newest(self._homes, (name, network))
 
-    def _count(self, key: tuple[str, str], limit: int, now: float) -> None:
-        failures = self._failures.setdefault(key, Failures())
-        _keep_newest(self._failures, key)
+    def _punish(self, key: tuple[str, str], limit: int, now: float) -> None:
+        failures = self._count(key, now)
         if now >= failures.until + self._timing.max_login_wait:
             failures.wait = 0.0
-        if now >= failures.since + self._timing.login_window:
-            failures.since, failures.count = now, 0
-        failures.count += 1
-        if failures.wait or failures.count >= limit:
+        if failures.wait or len(failures.times) >= limit:
             wait = 2 * failures.wait or self._timing.login_wait
             failures.wait = min(wait, self._timing.max_login_wait)
             failures.until = now + failures.wait
 
+    def _count(self, key: tuple[str, str], now: float) -> Failures:
+        failures = self._failures.setdefault(key, Failures())
+        self._failures.move_to_end(key)
+        if len(self._failures) > BRAKES:
+            self._failures.popitem(last=False)
+        recent = [t for t in failures.times if t > now - self._timing.login_window]
+        failures.times = [*recent[1 - FAILURES_OF_NAME :], now]
+        return failures
 
-def _keep_newest(table: OrderedDict[tuple[str, str], Any], key: tuple[str, str]) -> None:
-    table.move_to_end(key)
-    if len(table) > BRAKES:
-        table.popitem(last=False)
+
+class Waiting:
+    """Handshake packets that wait for their turn. Each network has one after the other, so that
+    a flood from one delays that one only."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, deque[tuple[bytes, Address]]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, data: bytes, address: Address) -> None:
+        if self._count < WAITING_HANDSHAKES:
+            queue = self._queues.setdefault(network_of(address[0]), deque())
+            if len(queue) < WAITING_OF_NETWORK:
+                queue.append((data, address))
+                self._count += 1
+
+    def take(self) -> tuple[bytes, Address]:
+        network, queue = self._queues.popitem(last=False)
+        self._count -= 1
+        taken = queue.popleft()
+        if queue:
+            self._queues[network] = queue
+        return taken
 
 
 def network_of(host: str) -> str:
@@ -890,7 +924,8 @@ class Server:
         self._sessions: dict[bytes, Session] = {}
         self._active: dict[bytes, Session] = {}  # those that this turn has to look at
         self._alarms = Alarms()
-        self._handshakes: deque[tuple[bytes, Address]] = deque()
+        self._handshakes = Waiting()
+        self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
         self._forget_at = now
         # Members from before a restart: told that their sessions are gone, and awaited.
@@ -908,8 +943,8 @@ class Server:
                 self._packet_untrusted(data, address, now)
             except ProtocolError as error:
                 log.debug("dropped %d bytes from %s: %s", len(data), address, error)
-        elif len(self._handshakes) < WAITING_HANDSHAKES:
-            self._handshakes.append((data, address))
+        else:
+            self._handshakes.put(data, address)
 
     def _packet_untrusted(self, data: bytes, address: Address, now: float) -> None:
         session_id = protocol.session_of_untrusted(data)
@@ -935,9 +970,10 @@ class Server:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
         self._room.unix = unix
         self._check_accounts(now)
-        powers = HANDSHAKES_PER_TURN
-        while self._handshakes and powers:
-            powers -= self._shake_hands_untrusted(*self._handshakes.popleft(), now)
+        self._work = HANDSHAKES_PER_TURN
+        while self._handshakes and self._work > 0:
+            self._work -= PACKET_COST
+            self._shake_hands_untrusted(*self._handshakes.take(), now)
         self._active |= self._alarms.due(now)
         self._take_lines(now)
         for session in list(self._active.values()):
@@ -1066,30 +1102,31 @@ class Server:
 
     # -- joining
 
-    def _shake_hands_untrusted(self, data: bytes, address: Address, now: float) -> bool:
-        """Answers a handshake packet; whether that took a power, and so milliseconds."""
+    def _shake_hands_untrusted(self, data: bytes, address: Address, now: float) -> None:
         try:
             record = protocol.parse_handshake_untrusted(data)
             match record:
                 case protocol.Join():
-                    return self._join(record, data, address, now)
+                    self._join(record, data, address, now)
                 case protocol.Hello():
                     self._answer(self._door.cookie(record, address, now), address, len(data))
                 case protocol.Prove():
-                    return self._prove_untrusted(record, data, address, now)
+                    self._prove_untrusted(record, data, address, now)
                 case _:
                     raise protocol.BadPacket("a handshake packet that only a server sends")
         except protocol.Objection as error:
-            log.info("refused %s port %d: %s", *address[:2], error)
+            # What costs strangers nothing must not fill the operator's disk.
+            is_cheap = error.code in (Refusal.VERSION, Refusal.USERNAME, Refusal.WAIT)
+            level = logging.DEBUG if is_cheap else logging.INFO
+            log.log(level, "refused %s port %d: %s", *address[:2], error)
             refusal = protocol.Refused(error.nonce, error.code.value, str(error))
             self._answer(refusal, address, len(data))
         except ProtocolError as error:
             log.debug("dropped %d bytes from %s: %s", len(data), address, error)
         except StoreError as error:
-            log.error("%s: nobody from before can come back until it can be", error)
-        return False
+            log.error("%s: nobody can join until it can be", error)
 
-    def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> bool:
+    def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> None:
         if challenge := self._door.repeated(join, data, address):
             self._replies.append((challenge, address))
         elif not self._door.has_good_cookie(join, address, now):
@@ -1097,10 +1134,9 @@ class Server:
         else:
             account = self._account(join.username)
             self._check_brake(join, account, address, now)
+            self._work -= POWER_COST
             challenge = self._door.challenge(join, data, account, address, now)
             self._replies.append((challenge, address))
-            return True
-        return False
 
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
@@ -1124,35 +1160,35 @@ class Server:
 
     def _prove_untrusted(
         self, prove: protocol.Prove, data: bytes, address: Address, now: float
-    ) -> bool:
+    ) -> None:
         session = self._sessions.get(prove.session)
         if session and (session.prove, session.address) == (data, address):
             self._replies.append((session.welcome, address))
-            return False
+            return
         knock = self._door.knock(prove, address, now)
         account = self._account(knock.join.username) if knock else GUEST
         if knock is None or knock.account != account:
             self._answer(protocol.Gone(prove.session), address, len(data))
-            return False
+            return
         knock = replace(knock, account=account)  # its latest instance may be another one by now
         try:
             self._check_brake(knock.join, knock.account, address, now)
             keys, resume = self._log_in_untrusted(knock, prove, address, now)
             member = self._admit(knock, resume, now)
         except Undecided:
-            return True  # the client repeats its PROVE
+            return  # the client repeats its PROVE
         except ProtocolError:
             self._door.use_up(knock)
             raise
         self._door.use_up(knock)
         self._open_session(member, knock, prove, data, keys, resume, now)
-        return True
 
     def _log_in_untrusted(
         self, knock: Knock, prove: protocol.Prove, address: Address, now: float
     ) -> tuple[protocol.SessionKeys, protocol.Resume]:
         """Opens a PROVE, and keeps count of wrong passwords."""
         guesser = self._guesser(knock.join.username, address)
+        self._work -= POWER_COST * (2 if knock.account.id else 1)
         try:
             keys, resume = open_prove_untrusted(knock, prove)
         except ProtocolError:
@@ -1184,8 +1220,10 @@ class Server:
         inbox = self._store.log(account.id or key)
         member = known or Member(key, account.name or name, account.id, inbox)
         if account.id:
-            has_been_here = known or resume.log_id == self._store.log_id
-            if has_been_here and account.latest != key:  # a later one has its place
+            # One that is forgotten has been here too; but not so in an older copy of the file.
+            is_later = resume.room > self._room.log.next
+            has_been_here = known or (resume.log_id == self._store.log_id and not is_later)
+            if has_been_here and (holder or account.latest != key):  # a later one has its place
                 member.state = State.LEFT
                 return member
         elif holder and not self._is_deserted(holder, knock.address, now):
@@ -1263,7 +1301,6 @@ class Server:
                 if other is not session and other.logs[LogId.INBOX] is member.inbox:
                     is_in = other.member.state is State.PRESENT
                     self._put_out(other, ELSEWHERE if is_in else "", now)
-            self._room.change_account(replace(account, latest=member.key))
         if member.state is not State.PRESENT:
             self._room.enter(member)
 
@@ -1482,7 +1519,7 @@ def manage_accounts(args: argparse.Namespace) -> list[str]:
 
 
 def _add_user(path: str, name: str, password: bytes) -> str:
-    it, _ = protocol.registration(password, os.urandom(protocol.SALT_LENGTH))
+    it = protocol.registration(password, os.urandom(protocol.SALT_LENGTH))
     account = Account(
         os.urandom(16), name, it.salt, it.iterations, it.verifier, created=int(time.time())
     )
@@ -1496,10 +1533,17 @@ def _new_password(name: str) -> bytes:
     """From CHAT_PASSWORD, or asked for twice. Raises BadMessage."""
     typed = os.environ.get("CHAT_PASSWORD")
     if typed is None:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise protocol.BadMessage("put the password into CHAT_PASSWORD: there is no terminal")
-        typed = getpass.getpass(f"New password for {name}: ")
-        if getpass.getpass("Once more: ") != typed:
+        try:
+            typed = getpass.getpass(f"New password for {name}: ")
+            again = getpass.getpass("Once more: ")
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)
+            raise protocol.BadMessage("no password was given: nothing was changed") from None
+        except UnicodeDecodeError:
+            raise protocol.BadMessage("that is not UTF-8: nothing was changed") from None
+        if typed != again:
             raise protocol.BadMessage("that was not the same twice: nothing was changed")
     return protocol.prepare_password(typed)
 
@@ -1513,9 +1557,6 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
                 print(line)
         except (StoreError, protocol.BadMessage) as error:
             print(f"chatserver.py: {error}", file=sys.stderr)
-            return 1
-        except (KeyboardInterrupt, EOFError):
-            print("\nchatserver.py: nothing was changed", file=sys.stderr)
             return 1
         return 0
     level = logging.DEBUG if args.verbose else logging.INFO

@@ -209,7 +209,8 @@ class Timing:
     login_window: float = 60.0  # in which wrong passwords are counted
     login_wait: float = 15.0  # after too many of them, and doubled from then on ...
     max_login_wait: float = 300.0  # ... up to this
-    login_pause: float = 60.0  # until a client that was in tries a refused password again
+    # Until a client that was in tries a refused password again: it must not keep a wait alive.
+    login_pause: float = 400.0
 
 
 TIMING: Final = Timing()
@@ -470,8 +471,9 @@ def _parse_form(line: str, kinds: Iterable[type[Any]]) -> Any:
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
     line = _decode_untrusted(raw)
-    if line.startswith("REGISTER "):  # never a text, however broken: it is nobody's business
-        return _check_registration(_parse_form(line, (Register,)))
+    word, _, rest = line.partition(" ")
+    if word.upper() == "REGISTER":  # never a text, however broken: it is nobody's business
+        return _check_registration(_parse_form(f"REGISTER {rest}", (Register,)))
     message = parse_message(line)
     if isinstance(message, Public | Direct):
         _check_text(message.text)
@@ -738,10 +740,10 @@ def password_secret_untrusted(password: bytes, salt: bytes, iterations: int) -> 
     return int.from_bytes(hashlib.pbkdf2_hmac("sha256", password, salt, iterations), "big")
 
 
-def registration(password: bytes, salt: bytes) -> tuple[Register, int]:
-    """(what the server has to know, x) of a new password; ``salt`` is random."""
+def registration(password: bytes, salt: bytes) -> Register:
+    """What a server has to know of a new password; ``salt`` is random."""
     x = password_secret_untrusted(password, salt, ITERATIONS)
-    return Register(salt, ITERATIONS, GROUP.pad(GROUP.power(x))), x
+    return Register(salt, ITERATIONS, GROUP.pad(GROUP.power(x)))
 
 
 def server_public(b: int, verifier: int, group: Group = GROUP) -> int:
