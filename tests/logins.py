@@ -165,7 +165,7 @@ class Member(Network):
     def end(self) -> None:
         """Leaves, if it is in, and closes its socket."""
         self.leave(protocol.TIMING.leave_patience)
-        if not self.is_alive():
+        if self.ident is None:
             self.start()
         self.join()
 
