@@ -9,10 +9,11 @@
     Server    sessions by id, what each has to read and to send, and when; no socket, no clock
     serve     the loop around it: socket, clock and signals
 
-What a turn changes is staged, committed in one transaction, and only then published to the logs
-that members read from; a line is therefore on disk before anybody, its sender included, hears of
-it. If the transaction fails, the same turn is tried again until it succeeds, and until then
-nothing is read or sent: members see a pause, and the cursors see to it that nothing is lost.
+What a turn changes is staged in the store, committed in one transaction, and only then published
+to the logs that members read from; a line is therefore on disk before anybody, its sender
+included, hears of it. If the transaction fails, the same turn is tried again until it succeeds,
+and until then nothing is read or sent: members see a pause, and the cursors see to it that nothing
+is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import sys
 import textwrap
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from math import ceil, floor, inf
@@ -161,6 +162,7 @@ class StoredLog(Log):
         return self.end + len(self.staged)
 
     def stage(self, line: bytes) -> int:
+        self._store.changed_logs[self.key] = self
         self.staged.append(line)
         return self.next - 1
 
@@ -186,13 +188,16 @@ class StoredLog(Log):
         return self._chunk.line(number)
 
     def forget(self, before: int) -> None:
-        """Lines below ``before`` have been read by the only reader."""
-        self.drop(before)
-        self.oldest = max(self.oldest, before)
+        """Lines below ``before`` have been read by the only reader; a later one starts there."""
+        if before > self.oldest:
+            self._store.changed_logs[self.key] = self
+            self.drop(before)
+            self.oldest = before
 
 
 class Store:
     """The room file (sqlite3): logs, accounts and instances; nothing of packets is known here.
+    What is put into ``changed_...`` is written by the next ``commit``.
 
     ``synchronous=NORMAL`` in WAL mode: a commit survives the death of the process at any moment,
     but the last ones may be lost in a power cut.
@@ -227,6 +232,9 @@ class Store:
         """Opens the file, or makes one that only its owner can read; StoreError if it cannot, or
         if another server has it: both would give the same numbers to different lines. Only who
         comes for the accounts need not be ``alone``, and can wait for its turn to write."""
+        self.changed_logs: dict[bytes, StoredLog] = {}
+        self.changed_members: dict[bytes, Member] = {}
+        self.changed_accounts: dict[str, Account] = {}  # by folded name
         self._logs: WeakValueDictionary[bytes, StoredLog] = WeakValueDictionary()
         self._data_version = -1  # of no file
         try:
@@ -309,14 +317,15 @@ class Store:
 
     def account(self, name: str) -> Account:
         """The account of that name in any letter case, or GUEST."""
-        return next(self._accounts("folded = ?", fold(name)), GUEST)
+        changed = self.changed_accounts.get(fold(name))
+        return changed or next(self._accounts("folded = ?", fold(name)), GUEST)
 
     def accounts(self) -> list[Account]:
         return list(self._accounts("folded >= ? ORDER BY folded", ""))
 
     def count_accounts(self) -> int:
         ((count,),) = self._query("SELECT count(*) FROM accounts")
-        return int(count)
+        return int(count) + len(self.changed_accounts)
 
     def _accounts(self, condition: str, value: str) -> Iterator[Account]:
         columns = "id, name, salt, iterations, verifier, created, latest"
@@ -331,7 +340,7 @@ class Store:
         salt = seed[: protocol.SALT_LENGTH]
         return Account(b"nobody", name, salt, protocol.ITERATIONS, GROUP.pad(verifier))
 
-    def changed_accounts(self) -> dict[str, bytes] | None:
+    def foreign_changes(self) -> dict[str, bytes] | None:
         """The ids of all accounts by folded name, at first and when another process has written;
         else None."""
         ((version,),) = self._query("PRAGMA data_version")
@@ -347,13 +356,11 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"the room file cannot be read: {error}") from error
 
-    def commit(
-        self,
-        logs: Iterable[StoredLog],
-        members: Iterable[Member] = (),
-        accounts: Iterable[Account] = (),
-    ) -> None:
-        """One transaction: what the logs have staged, members and accounts as they are now."""
+    def commit(self) -> list[Member]:
+        """Writes what has changed, in one transaction, and publishes it; returns the members."""
+        logs, members = list(self.changed_logs.values()), list(self.changed_members.values())
+        if not (logs or members):
+            return []
         with self._transaction():
             for each in logs:
                 self._write_log(each)
@@ -365,12 +372,17 @@ class Store:
                     for where in [(m.since, m.session, m.host, m.port)]
                 ],
             )
-            for account in accounts:
+            for account in self.changed_accounts.values():
                 self._write_account(account)
             self._file.executemany(  # whoever is present has the place
                 "UPDATE accounts SET latest = ? WHERE id = ?",
                 [(m.key, m.account) for m in members if m.account and m.state is State.PRESENT],
             )
+        for each in logs:
+            each.publish()
+        for changed in (self.changed_logs, self.changed_members, self.changed_accounts):
+            changed.clear()
+        return members
 
     def _write_log(self, each: StoredLog) -> None:
         self._file.executemany(
@@ -450,16 +462,12 @@ class Store:
 
 
 class Room:
-    """Who is here, and what a line brings about. Its changes are staged until ``publish``."""
+    """Who is here, and what a line brings about. Its changes wait for the store's ``commit``."""
 
     def __init__(self, store: Store, history: int) -> None:
         self.unix = 0  # the time that the lines of this turn show
         self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
-        # What this turn has changed, and the transaction has to hold.
-        self.changed: dict[bytes, Member] = {}
-        self.changed_logs: dict[bytes, StoredLog] = {}
-        self.changed_accounts: dict[str, Account] = {}
         self._store = store
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
@@ -467,7 +475,7 @@ class Room:
     def handle(self, member: Member, number: int, raw: bytes) -> list[bytes]:
         """Takes line ``number`` from a member; returns what goes to its notices."""
         member.lines = number + 1
-        self.changed[member.key] = member
+        self._store.changed_members[member.key] = member
         try:
             return self._act(member, number, protocol.parse_line_untrusted(raw))
         except (protocol.BadMessage, StoreError) as error:
@@ -494,19 +502,15 @@ class Room:
         return protocol.format_relayed(protocol.Relayed(self.unix, sender, event))
 
     def _announce(self, member: Member, event: protocol.Event) -> int:
-        return self._stage(self.log, self.line(member.name, event))
-
-    def _stage(self, to: StoredLog, line: bytes) -> int:
-        self.changed_logs[to.key] = to
-        return to.stage(line)
+        return self.log.stage(self.line(member.name, event))
 
     def _answer(self, member: Member, event: protocol.Event) -> None:
-        self._stage(member.inbox, self.line(protocol.SERVER, event))
+        member.inbox.stage(self.line(protocol.SERVER, event))
 
     def _direct(self, member: Member, number: int, message: protocol.Direct) -> None:
         """To a member; or into the inbox of an account that is away."""
         recipient = self.members.get(fold(message.to))
-        account = GUEST if recipient else self.account(message.to)
+        account = GUEST if recipient else self._store.account(message.to)
         if recipient is None and not account.id:
             raise protocol.BadMessage(f"nobody here is called {message.to}")
         inbox = recipient.inbox if recipient else self._store.log(account.id)
@@ -514,44 +518,32 @@ class Room:
         if inbox.unread >= UNREAD_INBOX:
             raise protocol.BadMessage(f"{name} has too many unread messages")
         line = self.line(member.name, protocol.Direct(name, message.text))
-        self._stage(inbox, line)
+        inbox.stage(line)
         if recipient is None:
             words = f"{name} is away: kept until they are back"
             self._answer(member, protocol.Accepted(number, words))
         else:
-            self.changed[recipient.key] = recipient
+            self._store.changed_members[recipient.key] = recipient
             if recipient is not member:  # one line for a note to oneself
-                self._stage(member.inbox, line)
+                member.inbox.stage(line)
 
     def _register(self, member: Member, number: int, message: protocol.Register) -> None:
         """Makes a guest's name an account, or changes the password of an account's owner."""
         self._store.hold()  # or the operator might give the name to somebody else meanwhile
-        account = self.account(member.name)
+        account = self._store.account(member.name)
         if account.id != member.account:
             raise protocol.BadMessage(f"the name {member.name} has another owner by now")
         words = f"the password of {member.name} is changed"
         if not account.id:
-            if self._store.count_accounts() + len(self.changed_accounts) >= MAX_ACCOUNTS:
+            if self._store.count_accounts() >= MAX_ACCOUNTS:
                 raise protocol.BadMessage("this room has no place for more accounts")
             member.account, words = member.key, f"registered {member.name}"
             account = replace(GUEST, id=member.key, name=member.name, created=self.unix)
         salt, iterations, verifier = message.salt, message.iterations, message.verifier
         account = replace(account, salt=salt, iterations=iterations, verifier=verifier)
-        self.changed_accounts[fold(account.name)] = account
+        self._store.changed_accounts[fold(account.name)] = account
         self._answer(member, protocol.Accepted(number, words))
         log.info("%s", words)
-
-    def account(self, name: str) -> Account:
-        """The account of that name, as this turn has it; or GUEST."""
-        return self.changed_accounts.get(fold(name)) or self._store.account(name)
-
-    def has_read(self, member: Member, cursor: int) -> None:
-        """The lines below ``cursor`` of a member's inbox have arrived. A later instance of an
-        account goes on from there; one of a guest knows that itself."""
-        if cursor > member.inbox.oldest:
-            member.inbox.forget(cursor)
-            if member.account:
-                self.changed_logs[member.inbox.key] = member.inbox
 
     def enter(self, member: Member) -> None:
         """A new member, or one who comes back after having been written out. The account whose
@@ -575,7 +567,7 @@ class Room:
 
     def _set_state(self, member: Member, state: State) -> None:
         member.state, member.since = state, self.unix
-        self.changed[member.key] = member
+        self._store.changed_members[member.key] = member
 
     def roster(self) -> list[bytes]:
         """Who is here, in as many lines as it takes."""
@@ -589,13 +581,6 @@ class Room:
     def history_start(self) -> int:
         """Where a newcomer begins to read: the newest public lines."""
         return self._public[0] if self._public else self.log.next
-
-    def publish(self) -> None:
-        """What was changed is on disk."""
-        for each in self.changed_logs.values():
-            each.publish()
-        for changed in (self.changed, self.changed_logs, self.changed_accounts):
-            changed.clear()
 
 
 def _public_lines(store: Store, room: StoredLog, count: int) -> list[int]:
@@ -956,7 +941,7 @@ class Server:
         session.channel.receive(packet, now)
         writers, member = session.channel.writers, session.member
         if session.logs[LogId.INBOX] is member.inbox:
-            self._room.has_read(member, writers[LogId.INBOX].cursor)
+            member.inbox.forget(writers[LogId.INBOX].cursor)
         session.logs[LogId.NOTICES].drop(writers[LogId.NOTICES].cursor)
         self._active[session.id] = session
 
@@ -1016,7 +1001,7 @@ class Server:
         """Nobody says a word under a name that, since the last turn, the operator has given to
         somebody else. (The operator's program writes into the same file.)"""
         try:
-            ids = self._store.changed_accounts()
+            ids = self._store.foreign_changes()
         except StoreError as error:
             log.error("%s: changes of accounts have to wait", error)
             return
@@ -1052,17 +1037,13 @@ class Server:
 
     def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
-        room = self._room
-        logs, members = room.changed_logs.values(), room.changed.values()
-        if not (logs or members):
-            return
-        self._store.commit(logs, members, room.changed_accounts.values())
-        if room.log.staged:
+        has_news = bool(self._room.log.staged)
+        members = self._store.commit()
+        if has_news:
             self._active.update(self._sessions)
         for member in members:
             if session := self._sessions.get(member.session):
                 self._active[session.id] = session
-        room.publish()
 
     def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now: replies of the handshake, then what sessions have to say."""
@@ -1140,7 +1121,7 @@ class Server:
 
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
-        account = self._room.account(name)
+        account = self._store.account(name)
         is_unknown = not account.id and self._options.members_only
         return self._store.nobody(name) if is_unknown else account
 
@@ -1283,7 +1264,7 @@ class Server:
             prove.session, knock.address, keys, member, channel, bucket, data, welcome, logs
         )
         member.session, (member.host, member.port) = session.id, knock.address[:2]
-        self._room.changed[member.key] = member
+        self._store.changed_members[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
         self._replies.append((welcome, knock.address))

@@ -251,7 +251,7 @@ class HistoryTest(unittest.TestCase):
             room = w.server.server._room.log
             for _ in range(3000):
                 room.stage(b"1600000000 someone HI")
-            w.server.store.commit([room], [])
+            w.server.store.commit()
             w.server.kill()
             w.server.start()
             w.run(2)

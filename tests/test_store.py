@@ -38,8 +38,7 @@ class StoreTest(unittest.TestCase):
         log = StoredLog(store, key, INBOX_TAIL)
         for line in lines:
             log.stage(line)
-        store.commit([log], [])
-        log.publish()
+        store.commit()
         return log
 
     def execute(self, *statements: str) -> None:
@@ -106,7 +105,7 @@ class StoreTest(unittest.TestCase):
         log = self.write(store, b"inbox", b"one", b"two")
         log.forget(1)
         log.stage(b"three")
-        store.commit([log], [])
+        store.commit()
         self.assertEqual(store.bounds(b"inbox"), (1, 3))
         self.assertEqual(store.read(b"inbox", 0, 9), [b"two", b"three"])
 
@@ -115,7 +114,8 @@ class StoreTest(unittest.TestCase):
         inbox = StoredLog(store, b"key", INBOX_TAIL)
         here = Member(b"key", "Alice", b"", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
         left = Member(b"gone", "bob", b"", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
-        store.commit([], [here, left])
+        store.changed_members |= {here.key: here, left.key: left}
+        store.commit()
         store = self.store()
         (again,) = store.present()
         for field in ("key", "name", "lines", "state", "since", "session", "host", "port"):
@@ -130,7 +130,8 @@ class StoreTest(unittest.TestCase):
         for name, state in (("here", State.PRESENT), ("left", State.LEFT)):
             key = name.encode()
             inbox = self.write(store, key, b"psst")
-            store.commit([], [Member(key, name, b"", inbox, state=state, since=100)])
+            store.changed_members[key] = Member(key, name, b"", inbox, state=state, since=100)
+            store.commit()
         store.forget(100)
         self.assertIsNotNone(store.member(b"left"))
         store.forget(101)
@@ -148,10 +149,10 @@ class StoreTest(unittest.TestCase):
         other.execute("BEGIN IMMEDIATE")
         for _ in range(2):
             with self.assertRaisesRegex(StoreError, "cannot be written"):
-                store.commit([log], [])
+                store.commit()
         other.execute("ROLLBACK")
         self.assertEqual(store.read(b"room", 0, 9), [])
-        store.commit([log], [])
+        store.commit()
         self.assertEqual(store.read(b"room", 0, 9), [b"one"])
 
     def test_a_transaction_that_fails_half_way_leaves_nothing(self) -> None:
@@ -161,10 +162,10 @@ class StoreTest(unittest.TestCase):
         log.stage(b"two")
         self.execute("INSERT INTO lines VALUES (CAST('room' AS BLOB), 1, x'00')")
         with self.assertRaises(StoreError):
-            store.commit([log], [])
+            store.commit()
         self.assertEqual(store.read(b"room", 0, 9), [b"\0"])
         self.execute("DELETE FROM lines")
-        store.commit([log], [])
+        store.commit()
         self.assertEqual(store.read(b"room", 0, 9), [b"one", b"two"])
 
     def test_a_full_disk_is_a_pause_and_not_a_loss(self) -> None:
@@ -175,9 +176,9 @@ class StoreTest(unittest.TestCase):
         for _ in range(100):
             log.stage(b"x" * 1000)
         with self.assertRaisesRegex(StoreError, "full"):
-            store.commit([log], [])
+            store.commit()
         store._file.execute("PRAGMA max_page_count = 1000000")
-        store.commit([log], [])
+        store.commit()
         self.assertEqual(len(store.read(b"room", 0, 999)), 100)
 
     def test_a_commit_survives_the_process_and_readers_do_not_hold_it_up(self) -> None:
