@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from types import ModuleType
-from typing import Final, NoReturn, TypeAlias, assert_never
+from typing import Final, NoReturn, TypeAlias, TypeVar, assert_never
 
 import protocol
 from protocol import TIMING, VERSION, LogId, ProtocolError, Timing, fold
@@ -50,6 +50,7 @@ except ImportError:  # Windows: its console edits lines by itself
     readline = None
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
+T = TypeVar("T")
 
 HELP: Final = (  # narrow enough for a small screen
     "text          to everyone (or PM text)",
@@ -807,7 +808,7 @@ class Network(threading.Thread):
         for line in shown:  # before it is acknowledged
             self._screen.show(line)
         for data in out:
-            self._send(data)
+            self._try(functools.partial(self._udp.send, data))
         if is_over:
             return True
         timeout = max(0.0, deadline - time.monotonic())
@@ -818,28 +819,21 @@ class Network(threading.Thread):
             self._receive()
         return False
 
-    def _send(self, data: bytes) -> None:
-        try:
-            self._udp.send(data)
-        except ConnectionError:
-            self._note_closed_port()
-        except OSError:
-            pass  # no network, or a full queue: the same as a lost datagram
-
     def _receive(self) -> None:
-        try:
-            data = self._udp.recv(protocol.MAX_DATAGRAM + 1)
-        except ConnectionError:
-            self._note_closed_port()
-        except OSError:
-            pass
-        else:
+        if data := self._try(lambda: self._udp.recv(protocol.MAX_DATAGRAM + 1)):
             with self._lock:
                 self._client.receive_untrusted(data, time.monotonic())
 
-    def _note_closed_port(self) -> None:
-        with self._lock:
-            self._client.port_closed(time.monotonic())
+    def _try(self, step: Callable[[], T]) -> T | None:
+        """A step that the network may prevent: the same as a lost datagram."""
+        try:
+            return step()
+        except ConnectionError:  # the server's host says that its port is closed
+            with self._lock:
+                self._client.port_closed(time.monotonic())
+        except OSError:
+            pass
+        return None
 
     def _interrupt_main(self) -> None:
         """Ends the main thread's wait for input, as Ctrl-C would, but also where that is ignored:

@@ -1192,8 +1192,7 @@ class Server:
             return holder
         known = self._store.member(key)
         if known and fold(known.name) != fold(name):
-            words = f"this client joined as {known.name}"
-            raise protocol.Objection(nonce, Refusal.USERNAME, words)
+            raise protocol.Objection(nonce, Refusal.USERNAME, f"this client is {known.name}'s")
         if known and known.account != account.id:  # the name was given to somebody since
             known = None
         if known and known.state is State.LEFT:
@@ -1208,8 +1207,7 @@ class Server:
                 member.state = State.LEFT
                 return member
         elif holder and not self._is_deserted(holder, knock.address, now):
-            words = f"the name {holder.name} is in use"
-            raise protocol.Objection(nonce, Refusal.IN_USE, words)
+            raise protocol.Objection(nonce, Refusal.IN_USE, f"the name {holder.name} is in use")
         if not holder and len(self._room.members) >= self._options.max_users:
             words = f"the room is full ({self._options.max_users} members)"
             raise protocol.Objection(nonce, Refusal.FULL, words)
