@@ -274,7 +274,11 @@ class Store:
             )
         if version == newest:
             return
-        self._take_lock()  # a server of an older version may have it
+        try:
+            self._take_lock()
+        except sqlite3.OperationalError:
+            message = "a server of an older version has it: end that one first"
+            raise sqlite3.DatabaseError(message) from None
         steps = (s.format(random=random_bytes(16).hex()) for s in self._STEPS[version:])
         script = f"BEGIN IMMEDIATE; {''.join(steps)} PRAGMA user_version = {newest}; COMMIT;"
         self._file.executescript(script)
