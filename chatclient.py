@@ -98,7 +98,7 @@ class Credentials:
         if not salt and not iterations:
             if password is not None:
                 raise Failed(
-                    "nobody has registered this name here: to join as a guest, give no password"
+                    "this server does not know the name: to join as a guest, give no password"
                 )
             return protocol.GUEST_SECRET
         if password is None:
@@ -242,6 +242,7 @@ class Client:
         self._hint_at = -inf
         self._has_registered = False  # and not logged in since
         self._has_said_trouble = False
+        self._refusal = ""  # the kind that was told last
 
     # -- what the person does
 
@@ -290,7 +291,7 @@ class Client:
         except ProtocolError:
             pass
         except Failed as error:
-            self._refused(str(error), isinstance(error, PasswordWanted), now)
+            self._refused(type(error).__name__, str(error), now)
 
     def port_closed(self, now: float) -> None:
         """The server's host says that nobody listens. Before the first joining that is believed
@@ -330,8 +331,7 @@ class Client:
                     self._attempt = self._new_attempt(now)
             case protocol.Refused(nonce, code, text):
                 if self._attempt and self._attempt.nonce == nonce:
-                    is_login = code == protocol.Refusal.LOGIN.value
-                    self._refused(protocol.clean_text(text), is_login, now)
+                    self._refused(code, protocol.clean_text(text), now)
             case _ if self._attempt:
                 if terms := self._attempt.receive_untrusted(record, data, self._resume(), now):
                     self._welcomed(terms, self._attempt, now)
@@ -447,16 +447,20 @@ class Client:
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
 
-    def _refused(self, words: str, is_password: bool, now: float) -> None:
-        """Turned away, perhaps for want of the right password. That ends the first joining; later
-        it may pass, since nobody has proved that it was the server who said so."""
+    def _refused(self, kind: str, words: str, now: float) -> None:
+        """Turned away. That ends the first joining; later it may pass, since nobody has proved
+        that it was the server who said so."""
+        is_wrong = kind == protocol.Refusal.LOGIN.value
         if not self.has_joined:
-            self.failure, self.wants_password = f"{words} ({self._server})", is_password
+            self.failure = f"{words} ({self._server})"
+            self.wants_password = is_wrong or kind == PasswordWanted.__name__
             return
-        self._say_trouble(f"not let in again ({words}): still trying")
+        if kind != self._refusal:
+            self._tell(f"not let in again ({words}): still trying")
+            self._has_said_trouble, self._refusal = True, kind
         self._attempt = self._new_attempt(now)
         pause = self._pause(now - self._trouble_since)
-        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_password)
+        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_wrong)
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
@@ -522,6 +526,7 @@ class Client:
         if self._has_said_trouble:
             self._tell("connected")
             self._has_said_trouble = False
+            self._refusal = ""
 
     def _tell(self, words: str) -> None:
         self.shown.append(f"* {words}")
