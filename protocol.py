@@ -470,7 +470,7 @@ def _parse_form(line: str, kinds: Iterable[type[Any]]) -> Any:
 
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
-    line = _decode_untrusted(raw).strip()
+    line = _decode_untrusted(raw).lstrip()
     word, _, rest = line.partition(" ")
     if word.upper() == "REGISTER":  # never a text, however broken: it is nobody's business
         return _check_registration(_parse_form(f"REGISTER {rest}", (Register,)))
