@@ -38,8 +38,10 @@ def command(module: str, arguments: Sequence[str], timing: Mapping[str, float]) 
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This one, but for what would hide that a program forgets to flush."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | more
+    """This one, but for what would hide that a program forgets to flush, and for passwords of
+    the person who runs the tests."""
+    left_out = ("PYTHONUNBUFFERED", "CHAT_PASSWORD", "CHAT_NEW_PASSWORD")
+    return {k: v for k, v in os.environ.items() if k not in left_out} | more
 
 
 def free_port() -> int:
@@ -58,11 +60,17 @@ def without_clock(line: str) -> str:
 class Program:
     """A running process, and what it has printed so far."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path, stdout: int = subprocess.PIPE):
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        stdout: int = subprocess.PIPE,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.process = subprocess.Popen(
             arguments,
             cwd=folder,
-            env=environment(),
+            env=environment(**(variables or {})),
             stdin=subprocess.PIPE,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -207,8 +215,13 @@ class ProgramsTest(unittest.TestCase):
     def db(self) -> Path:
         return self.folder / "chat.db"
 
-    def start(self, arguments: Sequence[str], stdout: int = subprocess.PIPE) -> Program:
-        program = Program(arguments, self.folder, stdout)
+    def start(
+        self,
+        arguments: Sequence[str],
+        stdout: int = subprocess.PIPE,
+        variables: Mapping[str, str] | None = None,
+    ) -> Program:
+        program = Program(arguments, self.folder, stdout, variables)
         self.addCleanup(program.stop)
         return program
 

@@ -20,6 +20,18 @@ from tests.network import HEALTHY, Faults, Network
 EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
 OPTIONS: Final = Options(history=20, rate=10, max_users=100)
 SERVER: Final = "server"
+PORT: Final = 7890
+
+
+def address_of(end: str) -> tuple[str, int]:
+    """Where the end of that name is: "host", or "host port 7891" for another one there."""
+    host, _, port = end.partition(" port ")
+    return host, int(port or PORT)
+
+
+def end_at(host: str, port: int) -> str:
+    """The name of the end with that address."""
+    return host if port == PORT else f"{host} port {port}"
 
 
 class ServerEnd:
@@ -56,14 +68,14 @@ class ServerEnd:
     def datagrams(self, now: float) -> Iterator[tuple[bytes, str]]:
         while self.is_up and self._turn(now):
             for data, address in self.server.datagrams(now):
-                yield data, str(address[0])
+                yield data, end_at(str(address[0]), address[1])
             if self.server.deadline() > now:
                 return
 
     def _turn(self, now: float) -> bool:
         if not self.is_waiting:
             for data, source in self._queue:
-                self.server.receive_untrusted(data, (source, 7890), now)
+                self.server.receive_untrusted(data, address_of(source), now)
             self._queue.clear()
             self.server.handle(now, EPOCH + int(now))
         try:
@@ -157,16 +169,19 @@ class World:
         self.timing = timing
         self.server = ServerEnd(self.network, path, options, timing)
 
-    def client(self, name: str, host: str = "") -> ClientEnd:
+    def client(
+        self, name: str, host: str = "", credentials: Credentials | None = None
+    ) -> ClientEnd:
         """Starts a client, which wants to join."""
-        return ClientEnd(self.network, name, self.timing, host)
+        return ClientEnd(self.network, name, self.timing, host, credentials)
 
     def joined(self, *names: str) -> list[ClientEnd]:
         """Clients that have joined, one after the other."""
-        return [self._joined(name) for name in names]
+        return [self.join(name) for name in names]
 
-    def _joined(self, name: str) -> ClientEnd:
-        end = self.client(name)
+    def join(self, name: str, host: str = "", credentials: Credentials | None = None) -> ClientEnd:
+        """A client that has joined."""
+        end = self.client(name, host, credentials)
         if not self.network.run(self.network.now + 60, lambda: end.client.has_joined):
             raise AssertionError(f"{name} has not joined: {end.client.failure}")
         return end

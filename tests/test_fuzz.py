@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from random import Random
+from unittest import mock
 
 import protocol
+from chatclient import Credentials
 from protocol import Keys, Log, LogId, ProtocolError, RoomBlocks
 from tests.network import HEALTHY
-from tests.room import SERVER, Deaf, World, world
+from tests.room import OPTIONS, SERVER, Deaf, World, world
 
 CASES = 10_000
 WORDS = ["PM", "DM", "EX", "NO", "HERE", "HI", "BYE", "WHO", "*", "alice", "1", "-1", "\x00", "é"]
+REGISTRATION = ["REGISTER", "00" * 16, "600000", "00" * 255 + "02"]
+WORDS += ["OK", "OUT", *REGISTRATION]
 
 
+@cache
 def captured() -> list[bytes]:
-    """The datagrams of a real conversation, handshakes included."""
-    with world(1, HEALTHY) as w:
+    """The datagrams of a real conversation: guests, and an account from its registration to a
+    login that takes over."""
+    with mock.patch.object(protocol, "ITERATIONS", 100_000), world(1, HEALTHY) as w:
         dora, emil = w.joined("dora", "emil")
         dora.say("hello", "DM emil psst", "WHO", "DM nobody psst")
         emil.leave()
         w.run(30)
+        w.join("fritz", "desk", Credentials(new=b"password", salt=b"s" * 16))
+        w.run(3)
+        w.join("fritz", "phone", Credentials(b"password"))
+        wrong = w.client("fritz", "cafe", Credentials(b"wrong"))
+        w.run(3)
+        assert wrong.client.failure
         return [datagram.data for datagram in w.network.sent]
 
 
@@ -48,7 +62,9 @@ def mutated(random: Random, seeds: list[bytes]) -> Iterator[bytes]:
 
 def line(random: Random) -> bytes:
     """Something that resembles a line."""
-    words = [random.choice(WORDS) for _ in range(random.randrange(6))]
+    words = random.choices(WORDS, k=random.randrange(6))
+    if random.random() < 0.2:  # by chance alone none would ever be complete
+        words[:0] = REGISTRATION[: random.randrange(6)]
     raw = " ".join(words).encode()
     return raw + random.randbytes(random.randrange(4)) if random.random() < 0.3 else raw
 
@@ -111,13 +127,15 @@ class FuzzTest(unittest.TestCase):
             self.check_that_they_talk(w, alice.say, bob.texts)
 
     def test_a_member_that_sends_anything_well_sealed_concerns_nobody_else(self) -> None:
-        with world(6, HEALTHY) as w:
+        with world(6, HEALTHY, replace(OPTIONS, rate=0)) as w:
             alice, bob, mallory = w.joined("alice", "bob", "mallory")
             random = Random(6)
             session = mallory.client._session
             assert session
+            lines = w.server.server._sessions[session.id].channel.readers[LogId.LINES]
             for number in range(CASES):
                 numbers = [random.choice([0, 1, 2, random.randrange(2**32)]) for _ in range(5)]
+                numbers[0] = random.choice([numbers[0], lines.received])
                 part = protocol.Part(LogId(random.randrange(4)), numbers[0], (line(random),) * 3)
                 packet = protocol.Packet(
                     100 + number, numbers[1], 0, random.random() < 0.1, (*numbers[2:],), (part,)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 import unittest
+from contextlib import suppress
 from itertools import pairwise
 
 from protocol import (
+    GROUP,
+    ITERATIONS,
+    ITERATIONS_ALLOWED,
     MAX_LINE,
     MAX_NAME,
     MAX_TEXT,
@@ -22,6 +26,7 @@ from protocol import (
     Joined,
     Message,
     Public,
+    Register,
     Relayed,
     Roster,
     Who,
@@ -242,6 +247,72 @@ class WireLines(unittest.TestCase):
                     parse(raw)
                 except BadMessage as error:
                     self.assertTrue(str(error).isprintable(), raw)
+
+
+SALT = "00ff" * 8
+VERIFIER = GROUP.pad(2**1000).hex()
+
+# what is wrong with it: a line
+MALFORMED_REGISTRATIONS = {
+    "nothing": "REGISTER ",
+    "no verifier": f"REGISTER {SALT} 600000",
+    "a word more": f"REGISTER {SALT} 600000 {VERIFIER} x",
+    "a space more": f"REGISTER  {SALT} 600000 {VERIFIER}",
+    "a space at the end": f"REGISTER {SALT} 600000 {VERIFIER} ",
+    "a tab": f"REGISTER {SALT}\t600000 {VERIFIER}",
+    "a newline at the end": f"REGISTER {SALT} 600000 {VERIFIER}\n",
+    "another order": f"REGISTER 600000 {SALT} {VERIFIER}",
+    "short salt": f"REGISTER {SALT[2:]} 600000 {VERIFIER}",
+    "half a byte of salt": f"REGISTER {SALT[1:]} 600000 {VERIFIER}",
+    "long salt": f"REGISTER {SALT}00 600000 {VERIFIER}",
+    "short verifier": f"REGISTER {SALT} 600000 {VERIFIER[2:]}",
+    "long verifier": f"REGISTER {SALT} 600000 {VERIFIER}00",
+    "upper-case hexadecimal": f"REGISTER {SALT.upper()} 600000 {VERIFIER}",
+    "no hexadecimal": f"REGISTER {SALT} 600000 {VERIFIER[:-1]}g",
+    "no iterations": f"REGISTER {SALT} 0 {VERIFIER}",
+    "too few iterations": f"REGISTER {SALT} {ITERATIONS_ALLOWED[0] - 1} {VERIFIER}",
+    "too many iterations": f"REGISTER {SALT} {ITERATIONS_ALLOWED[-1] + 1} {VERIFIER}",
+    "endless iterations": f"REGISTER {SALT} {'9' * 400} {VERIFIER}",
+    "negative iterations": f"REGISTER {SALT} -600000 {VERIFIER}",
+    "Arabic digits": f"REGISTER {SALT} \u0666\u0660\u0660\u0660\u0660\u0660 {VERIFIER}",
+    "verifier 0": f"REGISTER {SALT} 600000 {GROUP.pad(0).hex()}",
+    "a guest's verifier": f"REGISTER {SALT} 600000 {GROUP.pad(1).hex()}",
+    "verifier -1": f"REGISTER {SALT} 600000 {GROUP.pad(GROUP.prime - 1).hex()}",
+    "verifier 0 again": f"REGISTER {SALT} 600000 {GROUP.pad(GROUP.prime).hex()}",
+    "verifier beyond the prime": f"REGISTER {SALT} 600000 {'ff' * 256}",
+}
+
+
+class Registrations(unittest.TestCase):
+    def test_registration_is_read_back(self) -> None:
+        for iterations in (ITERATIONS_ALLOWED[0], ITERATIONS, ITERATIONS_ALLOWED[-1]):
+            for number in (2, 2**2047, GROUP.prime - 2):
+                with self.subTest(iterations=iterations, number=number):
+                    it = Register(bytes.fromhex(SALT), iterations, GROUP.pad(number))
+                    line = f"REGISTER {SALT} {iterations} {GROUP.pad(number).hex()}"
+                    self.assertEqual(format_message(it), line)
+                    self.assertEqual(parse_line_untrusted(line.encode()), it)
+                    self.assertLessEqual(len(line), MAX_LINE)
+
+    def test_malformed_registration_is_refused(self) -> None:
+        for name, line in MALFORMED_REGISTRATIONS.items():
+            with self.subTest(name), self.assertRaises(BadMessage) as caught:
+                parse_line_untrusted(line.encode())
+            self.assertTrue(str(caught.exception).isprintable())
+            self.assertLess(len(str(caught.exception)), 100)
+
+    def test_registration_is_never_a_text_however_it_is_spelled(self) -> None:
+        for start in ("register", "Register", " REGISTER"):
+            with self.subTest(start=start):
+                line = f"{start} {SALT} {ITERATIONS} {VERIFIER}".encode()
+                with suppress(BadMessage):
+                    self.assertIsInstance(parse_line_untrusted(line), Register)
+
+    def test_what_a_person_types_is_no_registration(self) -> None:
+        typed = f"REGISTER {SALT} {ITERATIONS} {VERIFIER}"
+        self.assertEqual(parse_message(typed), Public(typed))
+        sent = format_message(parse_message(typed)).encode()
+        self.assertEqual(parse_line_untrusted(sent), Public(typed))
 
 
 class CleanText(unittest.TestCase):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import random
+import unicodedata
 import unittest
+from unittest import mock
 
+import protocol
 from protocol import (
     GROUP,
     GUEST_SECRET,
     GUEST_VERIFIER,
+    ITERATIONS,
+    ITERATIONS_ALLOWED,
+    SALT_LENGTH,
     BadHandshake,
+    BadMessage,
     Group,
     client_secret_untrusted,
+    password_secret_untrusted,
+    prepare_password,
+    registration,
     server_public,
     server_secret_untrusted,
 )
@@ -176,6 +187,91 @@ class Exchange(unittest.TestCase):
         for wrong in (x + 1, GUEST_SECRET):
             client, server = secrets(7, wrong, GROUP.power(x))
             self.assertNotEqual(client, server)
+
+
+class Passwords(unittest.TestCase):
+    """RFC 8265 §4.2 and §4.3: OpaqueString, and its examples."""
+
+    def test_what_it_says_is_what_counts(self) -> None:
+        for typed in (
+            "correct horse battery staple",
+            "Correct Horse Battery Staple",  # letter case does
+            "\u03c0\u00df\u00e5",  # "πßå" is not folded to "πssa"
+            "Jack of \u2666s",
+            " spaces at both ends ",
+            "\uff41",  # a full-width letter stays one: NFC, not NFKC
+            "\U0001f469\u200d\U0001f4bb",
+        ):
+            with self.subTest(typed=typed):
+                self.assertEqual(prepare_password(typed), typed.encode())
+
+    def test_how_it_is_composed_does_not_count(self) -> None:
+        for composed in ("caf\u00e9", "\u1e69", "\ud55c", "\u00c5"):
+            parts = unicodedata.normalize("NFD", composed)
+            self.assertNotEqual(parts, composed)
+            self.assertEqual(prepare_password(parts), prepare_password(composed))
+        self.assertEqual(prepare_password("\u212b"), "\u00c5".encode())  # the Angstrom sign
+
+    def test_every_kind_of_space_is_a_space(self) -> None:
+        for space in "\u00a0\u1680\u2002\u2003\u2009\u202f\u205f\u3000":
+            self.assertEqual(prepare_password(f"foo{space}bar"), b"foo bar")
+
+    def test_empty_one_is_refused(self) -> None:
+        self.assertRaises(BadMessage, prepare_password, "")
+
+    def test_one_with_control_characters_is_refused(self) -> None:
+        for character in "\0\t\n\r\x1b\x7f\x85\udcff\ud83d":
+            with self.subTest(character=character), self.assertRaises(BadMessage) as caught:
+                prepare_password(f"my cat is a {character}by")
+            self.assertNotIn("cat", str(caught.exception))
+
+    def test_secret_is_what_rfc_8018_makes_of_password_and_salt(self) -> None:
+        """F of its §5.2 for the first and only block, without hashlib's PBKDF2."""
+        salt, iterations = bytes(range(SALT_LENGTH)), ITERATIONS_ALLOWED[0]
+        last = hmac.digest(b"password", salt + (1).to_bytes(4, "big"), "sha256")
+        x = int.from_bytes(last, "big")
+        for _ in range(iterations - 1):
+            last = hmac.digest(b"password", last, "sha256")
+            x ^= int.from_bytes(last, "big")
+        self.assertEqual(password_secret_untrusted(b"password", salt, iterations), x)
+
+    def test_dangerous_salts_and_iterations_are_refused(self) -> None:
+        salt, fewest, most = b"s" * SALT_LENGTH, ITERATIONS_ALLOWED[0], ITERATIONS_ALLOWED[-1]
+        self.assertEqual((fewest, most), (100_000, 10_000_000))
+        for bad, iterations in (
+            *((salt, number) for number in (0, 1, fewest - 1, most + 1, 2**31)),
+            *((each, fewest) for each in (b"", salt[1:], salt + b"s")),
+        ):
+            with (
+                self.subTest(salt=bad, iterations=iterations),
+                mock.patch.object(hashlib, "pbkdf2_hmac", side_effect=AssertionError),
+                self.assertRaises(BadHandshake),
+            ):
+                password_secret_untrusted(b"password", bad, iterations)
+
+    def test_registration_says_what_a_server_has_to_know(self) -> None:
+        salt = b"s" * SALT_LENGTH
+        with mock.patch.object(protocol, "ITERATIONS", ITERATIONS_ALLOWED[0]):
+            it = registration(b"password", salt)
+        self.assertEqual((it.salt, it.iterations), (salt, ITERATIONS_ALLOWED[0]))
+        x = password_secret_untrusted(b"password", salt, it.iterations)
+        self.assertEqual(it.verifier, GROUP.pad(pow(2, x, GROUP.prime)))
+        self.assertEqual(ITERATIONS, 600_000)
+
+    def test_who_knows_the_password_agrees_with_who_knows_the_verifier(self) -> None:
+        with mock.patch.object(protocol, "ITERATIONS", ITERATIONS_ALLOWED[0]):
+            it = registration(b"password", b"s" * SALT_LENGTH)
+        verifier = int.from_bytes(it.verifier, "big")
+        for password, salt, is_right in (
+            (b"password", it.salt, True),
+            (b"Password", it.salt, False),
+            (b"password", b"t" * SALT_LENGTH, False),
+        ):
+            x = password_secret_untrusted(password, salt, it.iterations)
+            client, server = secrets(9, x, verifier)
+            self.assertEqual(client == server, is_right)
+        client, server = secrets(9, GUEST_SECRET, verifier)
+        self.assertNotEqual(client, server)
 
 
 class Refusals(unittest.TestCase):

@@ -8,14 +8,29 @@ import stat
 import sys
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from chatserver import INBOX_TAIL, Alarms, Member, Session, State, Store, StoredLog, StoreError
-from protocol import LogId, Part
+from chatserver import (
+    GUEST,
+    INBOX_TAIL,
+    ROOM_KEY,
+    Account,
+    Alarms,
+    Member,
+    Session,
+    State,
+    Store,
+    StoredLog,
+    StoreError,
+)
+from protocol import LogId, Part, fold
 
 
-class StoreTest(unittest.TestCase):
+class StoreFile(unittest.TestCase):
+    """A test with a room file."""
+
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -41,6 +56,14 @@ class StoreTest(unittest.TestCase):
         store.commit()
         return log
 
+    def commit(self, store: Store, *changes: Member | Account) -> None:
+        for each in changes:
+            if isinstance(each, Member):
+                store.changed_members[each.key] = each
+            else:
+                store.changed_accounts[fold(each.name)] = each
+        store.commit()
+
     def execute(self, *statements: str) -> None:
         with sqlite3.connect(self.path) as file:
             for statement in statements:
@@ -51,6 +74,8 @@ class StoreTest(unittest.TestCase):
         with self.assertRaisesRegex(StoreError, words):
             Store(str(self.path))
 
+
+class StoreTest(StoreFile):
     def test_lines_and_log_id_survive(self) -> None:
         store = self.store()
         self.write(store, b"room", b"one", b"two")
@@ -114,8 +139,7 @@ class StoreTest(unittest.TestCase):
         inbox = StoredLog(store, b"key", INBOX_TAIL)
         here = Member(b"key", "Alice", b"", inbox, 7, State.PRESENT, 5, b"session", "::1", 99)
         left = Member(b"gone", "bob", b"", StoredLog(store, b"gone", 1), 3, State.LEFT, 6)
-        store.changed_members |= {here.key: here, left.key: left}
-        store.commit()
+        self.commit(store, here, left)
         store = self.store()
         (again,) = store.present()
         for field in ("key", "name", "lines", "state", "since", "session", "host", "port"):
@@ -130,8 +154,7 @@ class StoreTest(unittest.TestCase):
         for name, state in (("here", State.PRESENT), ("left", State.LEFT)):
             key = name.encode()
             inbox = self.write(store, key, b"psst")
-            store.changed_members[key] = Member(key, name, b"", inbox, state=state, since=100)
-            store.commit()
+            self.commit(store, Member(key, name, b"", inbox, state=state, since=100))
         store.forget(100)
         self.assertIsNotNone(store.member(b"left"))
         store.forget(101)
@@ -219,6 +242,226 @@ class StoreTest(unittest.TestCase):
     def test_a_path_that_does_not_exist_is_refused(self) -> None:
         self.path = self.path / "nowhere"
         self.refused("No such file|cannot find")
+
+
+ALICE = Account(b"alice's id", "Alice", b"salt" * 4, 600_000, b"v" * 256, 1_700_000_000)
+
+
+class MigrationTest(StoreFile):
+    def make_version_1(self) -> None:
+        """A file as the first version of the program left it."""
+        self.execute(
+            *Store._STEPS[0].format(random="11" * 16).split(";"),
+            "INSERT INTO logs VALUES (CAST('room' AS BLOB), 3, 5), (x'01', 7, 8)",
+            "INSERT INTO lines VALUES (CAST('room' AS BLOB), 3, CAST('three' AS BLOB))",
+            "INSERT INTO lines VALUES (CAST('room' AS BLOB), 4, CAST('four' AS BLOB))",
+            "INSERT INTO lines VALUES (x'01', 7, CAST('psst' AS BLOB))",
+            "INSERT INTO instances VALUES (x'01', 'Alice', 7, 'present', 5, x'02', '::1', 99)",
+            "INSERT INTO instances VALUES (x'03', 'bob', 1, 'left', 6, x'04', 'host', 98)",
+            "PRAGMA user_version = 1",
+        )
+
+    def version(self) -> int:
+        with contextlib.closing(sqlite3.connect(self.path)) as file:
+            ((version,),) = file.execute("PRAGMA user_version")
+        return int(version)
+
+    def test_a_file_of_version_1_keeps_all_that_it_has(self) -> None:
+        self.make_version_1()
+        store = self.store()
+        self.assertEqual(self.version(), 2)
+        self.assertEqual(store.log_id, b"\x11" * 16)
+        self.assertEqual(store.bounds(ROOM_KEY), (3, 5))
+        self.assertEqual(store.read(ROOM_KEY, 0, 9), [b"three", b"four"])
+        self.assertEqual(store.read(b"\x01", 0, 9), [b"psst"])
+        (alice,) = store.present()
+        self.assertEqual(
+            (alice.key, alice.name, alice.account, alice.lines, alice.since, alice.session),
+            (b"\x01", "Alice", b"", 7, 5, b"\x02"),
+        )
+        self.assertEqual((alice.host, alice.port), ("::1", 99))
+        self.assertEqual((alice.inbox.key, alice.inbox.oldest, alice.inbox.end), (b"\x01", 7, 8))
+        bob = store.member(b"\x03")
+        assert bob
+        self.assertEqual((bob.name, bob.account, bob.state), ("bob", b"", State.LEFT))
+        self.assertEqual(store.accounts(), [])
+
+    def test_a_file_of_version_1_then_works_like_a_new_one(self) -> None:
+        self.make_version_1()
+        store = self.store()
+        new = Store(f"{self.path}2", Random(1).randbytes)
+        self.addCleanup(new.close)
+        query = "SELECT name FROM pragma_table_info(?)"
+        for (table,) in new._query("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            self.assertEqual(store._query(query, table), new._query(query, table), table)
+        self.assertTrue(store.add(ALICE))
+        (alice,) = store.present()
+        alice.account = ALICE.id
+        self.commit(store, alice)
+        store = self.store()
+        self.assertEqual((store.present()[0].account, store.account("alice")), (ALICE.id, ALICE))
+
+    def test_a_migrated_file_gets_a_secret_of_its_own_and_keeps_it(self) -> None:
+        self.make_version_1()
+        store = self.store()
+        nobody = store.nobody("nemo")
+        self.assertEqual(len(store._secret), 16)
+        self.assertNotEqual(store._secret, store.log_id)
+        self.assertEqual(self.store().nobody("NEMO"), replace(nobody, name="NEMO"))
+
+    def test_no_file_is_migrated_while_a_server_has_it(self) -> None:
+        self.make_version_1()
+        with contextlib.closing(sqlite3.connect(f"{self.path}-lock")) as server:
+            server.execute("BEGIN EXCLUSIVE")
+            with self.assertRaisesRegex(StoreError, "a server of an older version has it"):
+                Store(str(self.path), alone=False)
+            self.refused("another chatserver.py has it")
+            self.assertEqual(self.version(), 1)
+        with contextlib.closing(Store(str(self.path), alone=False)):
+            self.assertEqual(self.version(), 2)
+
+
+class AccountsTest(StoreFile):
+    def test_accounts_survive_and_are_found_in_any_letter_case(self) -> None:
+        bob = replace(ALICE, id=b"bob's id", name="bob", salt=b"pepper", verifier=b"w" * 256)
+        store = self.store()
+        self.assertTrue(store.add(bob))
+        self.assertTrue(store.add(ALICE))
+        store = self.store()
+        self.assertEqual(store.accounts(), [ALICE, bob])
+        self.assertEqual(store.count_accounts(), 2)
+        for name in ("alice", "ALICE", "Alice"):
+            self.assertEqual(store.account(name), ALICE)
+        self.assertEqual(store.account("carol"), GUEST)
+
+    def register(self, store: Store, account: Account) -> None:
+        """As the one with that id would."""
+        inbox = store.log(account.id)
+        self.commit(store, account, Member(account.id, account.name, account.id, inbox))
+
+    def test_the_latest_instance_survives_too(self) -> None:
+        store = self.store()
+        store.add(ALICE)
+        inbox = store.log(ALICE.id)
+        for key, state in ((b"present", State.PRESENT), (b"older", State.LEFT)):
+            self.commit(store, Member(key, "Alice", ALICE.id, inbox, state=state))
+        self.assertEqual(self.store().account("alice").latest, b"present")
+
+    def test_an_account_that_changes_keeps_its_name_and_age(self) -> None:
+        store = self.store()
+        store.add(ALICE)
+        changed = replace(ALICE, salt=b"pepper", iterations=1, verifier=b"w")
+        self.register(store, replace(changed, name="ALICE", created=0))
+        self.assertEqual(store.accounts(), [changed])
+
+    def test_a_name_that_has_another_account_keeps_it(self) -> None:
+        store = self.store()
+        store.add(ALICE)
+        other = replace(ALICE, id=b"another", name="aLICE", verifier=b"w" * 256)
+        self.assertFalse(store.add(other))
+        self.register(store, other)
+        self.assertEqual(store.accounts(), [ALICE])
+
+    def test_removing_takes_what_was_kept_and_nothing_else(self) -> None:
+        store = self.store()
+        bob = replace(ALICE, id=b"bob's id", name="bob")
+        for account in (ALICE, bob):
+            store.add(account)
+            self.write(store, account.id, b"psst")
+        self.write(store, ROOM_KEY, b"hello")
+        self.assertTrue(store.remove("aLICE"))
+        self.assertFalse(store.remove("aLICE"))
+        self.assertEqual(store.accounts(), [bob])
+        self.assertEqual((store.bounds(ALICE.id), store.read(ALICE.id, 0, 9)), ((0, 0), []))
+        self.assertEqual(store.read(bob.id, 0, 9), [b"psst"])
+        self.assertEqual(store.read(ROOM_KEY, 0, 9), [b"hello"])
+
+    def test_removing_takes_what_was_kept_for_one_who_began_as_a_guest(self) -> None:
+        store = self.store()
+        self.began_as_a_guest(store, State.LEFT)
+        self.assertTrue(store.remove("alice"))
+        self.assertEqual(store.read(ALICE.id, 0, 9), [])
+
+    def began_as_a_guest(self, store: Store, state: State) -> None:
+        """Whose account, and so inbox, has the key of the instance that registered."""
+        store.add(ALICE)
+        inbox = self.write(store, ALICE.id, b"psst")
+        self.commit(store, Member(ALICE.id, "Alice", ALICE.id, inbox, state=state, since=100))
+
+    def test_forgetting_an_instance_spares_the_inbox_of_its_account(self) -> None:
+        store = self.store()
+        self.began_as_a_guest(store, State.LEFT)
+        store.forget(101)
+        self.assertIsNone(store.member(ALICE.id))
+        self.assertEqual(store.read(ALICE.id, 0, 9), [b"psst"])
+        self.assertEqual(store.bounds(ALICE.id), (0, 1))
+
+    def test_lines_members_and_accounts_are_one_transaction(self) -> None:
+        store = self.store()
+        store.add(ALICE)
+        changed = replace(ALICE, salt=b"pepper")
+        inbox = StoredLog(store, b"key", INBOX_TAIL)
+        inbox.stage(b"changed")
+        member = Member(b"key", "Alice", ALICE.id, inbox)
+        for event in ("UPDATE ON accounts", "INSERT ON lines", "INSERT ON instances"):
+            with self.subTest(event):
+                self.execute(
+                    f"CREATE TRIGGER no BEFORE {event} BEGIN SELECT RAISE(ABORT, 'no'); END"
+                )
+                with self.assertRaises(StoreError):
+                    self.commit(store, member, changed)
+                self.assertEqual(store.accounts(), [ALICE])
+                self.assertEqual(store.read(b"key", 0, 9), [])
+                self.assertIsNone(store.member(b"key"))
+                self.execute("DROP TRIGGER no")
+        store.commit()
+        self.assertEqual(store.accounts(), [changed])
+        self.assertEqual(store.read(b"key", 0, 9), [b"changed"])
+
+    def test_a_log_is_the_same_for_everybody_who_has_it(self) -> None:
+        store = self.store()
+        inbox = store.log(ALICE.id)
+        self.assertIs(store.log(ALICE.id), inbox)
+        self.assertIsNot(store.log(b"another"), inbox)
+        for key in (b"older", b"newer"):
+            self.commit(store, Member(key, "Alice", ALICE.id, inbox))
+            member = store.member(key)
+            assert member
+            self.assertIs(member.inbox, inbox)
+        guest = Member(b"guest", "bob", b"", store.log(b"guest"))
+        self.commit(store, guest)
+        again = store.member(b"guest")
+        assert again
+        self.assertIs(again.inbox, guest.inbox)
+
+    def test_what_another_program_changes_is_noticed_once(self) -> None:
+        store = self.store()
+        store.add(ALICE)
+        self.assertEqual(store.foreign_changes(), {"alice": ALICE.id})
+        self.assertIsNone(store.foreign_changes())
+        bob = replace(ALICE, id=b"bob's id", name="bob")
+        store.add(replace(bob, id=b"another", name="carol"))  # its own changes it knows
+        self.assertIsNone(store.foreign_changes())
+        with contextlib.closing(Store(str(self.path), alone=False)) as other:
+            self.assertIsNone(store.foreign_changes())
+            other.add(bob)
+            other.remove("carol")
+        self.assertEqual(store.foreign_changes(), {"alice": ALICE.id, "bob": b"bob's id"})
+        self.assertIsNone(store.foreign_changes())
+
+    def test_nobody_looks_like_somebody(self) -> None:
+        store = self.store()
+        nobody = store.nobody("Nemo")
+        self.assertEqual(
+            (len(nobody.salt), nobody.iterations, len(nobody.verifier)), (16, 600_000, 256)
+        )
+        self.assertTrue(nobody.id)
+        self.assertEqual(self.store().nobody("Nemo"), nobody)
+        self.assertEqual(store.nobody("nemo").salt, nobody.salt)
+        self.assertNotEqual(store.nobody("nobo").salt, nobody.salt)
+        self.assertNotIn(nobody.salt, nobody.verifier)
+        with contextlib.closing(Store(f"{self.path}2")) as other:
+            self.assertNotEqual(other.nobody("Nemo").salt, nobody.salt)
 
 
 class AlarmsTest(unittest.TestCase):

@@ -1,0 +1,1432 @@
+"""Accounts, in virtual time: registering, logging in, taking over, what is kept, what is braked."""
+
+from __future__ import annotations
+
+import hashlib
+import unittest
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from itertools import pairwise
+from typing import Final
+from unittest import mock
+
+import chatserver
+import protocol
+from chatclient import Credentials
+from chatserver import (
+    ELSEWHERE,
+    FAILURES_OF_BOTH,
+    FAILURES_OF_NAME,
+    FAILURES_OF_NETWORK,
+    FORGET_EVERY,
+    Account,
+    Member,
+    Session,
+    Store,
+)
+from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
+from tests.network import HEALTHY, Datagram, Faults
+from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, Deaf, World, world
+
+BAD: Final = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
+PASSWORD: Final = b"correct horse"
+WRONG: Final = "wrong username or password (the server)"
+LET_IN: Final = ""
+PROVEN: Final = (b'"PROVE"', b'"WELCOME"')
+
+
+def knows(password: bytes = PASSWORD) -> Credentials:
+    return Credentials(password)
+
+
+def registers(new: bytes = PASSWORD, old: bytes | None = None) -> Credentials:
+    """Who makes the name an account, or changes its password from ``old`` to ``new``."""
+    return Credentials(old, new, hashlib.sha256(new).digest()[: protocol.SALT_LENGTH])
+
+
+def account(name: str, password: bytes = PASSWORD) -> Account:
+    it = protocol.registration(password, b"s" * protocol.SALT_LENGTH)
+    key = hashlib.sha256(name.encode() + password).digest()[:16]
+    return Account(key, name, it.salt, it.iterations, it.verifier, EPOCH)
+
+
+def add(w: World, *names: str) -> None:
+    """Accounts that were there before."""
+    for name in names:
+        assert w.server.store.add(account(name))
+
+
+@contextmanager
+def operator(w: World) -> Iterator[Store]:
+    """What the operator's program opens beside the server."""
+    with closing(Store(str(w.server.path), alone=False)) as store:
+        yield store
+
+
+def marked(end: ClientEnd) -> list[str]:
+    """What was said and shown to an end, and marked with ``#`` to be found."""
+    return [text for text in end.texts() if "#" in text and not text.startswith("* ")]
+
+
+def kept(end: ClientEnd) -> list[str]:
+    """The kept messages that an end was shown, without their times."""
+    return [text.partition("] ")[2] for text in end.texts() if text.startswith("* kept: [")]
+
+
+def presence(end: ClientEnd, name: str) -> list[str]:
+    """What an end was shown of somebody's coming and going."""
+    starts = (f"* {name} joined", f"* {name} left")
+    return [text for text in end.texts() if text.startswith(starts)]
+
+
+def handshakes(w: World, of: ClientEnd | str, *types: bytes) -> list[Datagram]:
+    """The handshake packets of these types (all: any) that an end has sent or been sent."""
+    host = of if isinstance(of, str) else of.host
+    return [
+        datagram
+        for datagram in w.network.sent
+        if host in (datagram.source, datagram.target)
+        and datagram.data[:1] == b"{"
+        and (not types or any(each in datagram.data for each in types))
+    ]
+
+
+def tries(w: World, end: ClientEnd) -> int:
+    """How many handshakes an end has begun."""
+    return len({datagram.data for datagram in handshakes(w, end, b'"HELLO"')})
+
+
+def challenges(w: World, of: ClientEnd | str) -> list[Challenge]:
+    records = [parse_handshake_untrusted(d.data) for d in handshakes(w, of, b'"CHALLENGE"')]
+    return [record for record in records if isinstance(record, Challenge)]
+
+
+def is_logged_in(w: World, end: ClientEnd) -> bool:
+    """Whether the session that it has was opened with a password."""
+    session = end.client._session
+    return session is not None and any(
+        each.salt and each.session == session.id for each in challenges(w, end)
+    )
+
+
+def session_of(w: World, name: str) -> Session:
+    return w.server.server._sessions[w.server.server._room.members[name].session]
+
+
+def doubt(w: World, end: ClientEnd) -> None:
+    """Makes an end join again beside the session that it has."""
+    assert end.client._session
+    gone = protocol.format_handshake(Gone(end.client._session.id))
+    w.network.at(w.network.now, end.host, partial(end.receive, gone, SERVER, w.network.now))
+
+
+@contextmanager
+def asleep(w: World, end: ClientEnd) -> Iterator[None]:
+    """As a laptop that is shut and opened again."""
+    end.is_up = False
+    yield
+    end.is_up = True
+
+
+@contextmanager
+def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
+    """It goes on, and notices that nothing of it gets through any more."""
+
+    class Lonely(Deaf):
+        def datagrams(self, now: float) -> list[tuple[bytes, str]]:
+            end.datagrams(now)
+            return []
+
+        def deadline(self) -> float:
+            return end.deadline()
+
+    w.network.ends[end.host] = Lonely()
+    yield
+    w.network.ends[end.host] = end
+
+
+class AccountsTest(unittest.TestCase):
+    # For the same password and salt once only: what PBKDF2 costs is no matter of virtual time.
+    _secret = staticmethod(cache(protocol.password_secret_untrusted))
+
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(protocol, "ITERATIONS", 100_000))  # the fewest allowed
+        name = "password_secret_untrusted"
+        self.enterContext(mock.patch.object(protocol, name, self._secret))
+
+    def assert_said_once(self, end: ClientEnd, words: str) -> None:
+        self.assertEqual(end.texts().count(words), 1, end.texts())
+
+    def assert_goes_on(self, end: ClientEnd) -> None:
+        self.assertTrue(end.client.has_joined)
+        self.assertIsNone(end.client.failure)
+        self.assertFalse(end.client.has_left)
+
+
+class RegisteringTest(AccountsTest):
+    def test_lines_before_and_after_registering_arrive_once_and_in_order(self) -> None:
+        for seed in range(8):
+            options = replace(OPTIONS, history=100)  # all that was said before she was in
+            with self.subTest(seed=seed), world(seed, BAD, options) as w:
+                (bob,) = w.joined("bob")
+                alice = w.client("alice", credentials=registers())
+                for number in range(40):
+                    alice.say(f"#a{number}")
+                    bob.say(f"#b{number}")
+                    w.run(0.1)
+                w.run(40)
+                self.assertEqual(marked(bob), [f"alice: #a{n}" for n in range(40)])
+                theirs = [text.rpartition("#")[2] for text in alice.texts() if "bob: #" in text]
+                self.assertEqual(theirs, [f"b{n}" for n in range(40)])
+                self.assert_said_once(alice, "* registered alice")
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+                self.assertEqual(alice.client.undelivered(), [])
+                self.assert_goes_on(alice)
+
+    def test_who_has_registered_goes_on_logged_in_with_the_same_instance(self) -> None:
+        with world() as w:
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=registers())
+            w.run(3)
+            self.assertEqual(alice.texts(), ["* registered alice", "* here: alice, bob"])
+            self.assertTrue(is_logged_in(w, alice))
+            member = w.server.server._room.members["alice"]
+            self.assertEqual(member.key, hashlib.sha256(alice.client._instance).digest())
+            self.assertEqual(member.account, w.server.store.account("alice").id)
+            self.assertEqual(len(w.server.server._sessions), 2)
+            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_who_registers_in_a_lively_room_goes_on_logged_in_too(self) -> None:
+        with world() as w:
+            (bob,) = w.joined("bob")
+            alice = w.client("alice", credentials=registers())
+            for number in range(30):
+                bob.say(f"#{number}")
+                w.run(0.1)
+            w.run(20)
+            self.assert_said_once(alice, "* registered alice")
+            self.assertTrue(is_logged_in(w, alice))
+
+    def test_who_registers_on_a_bad_network_goes_on_logged_in_too(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                alice = w.join("alice", credentials=registers())
+                w.run(30)
+                self.assert_said_once(alice, "* registered alice")
+                self.assertTrue(is_logged_in(w, alice))
+
+    def test_the_name_then_needs_the_password_in_any_letter_case(self) -> None:
+        with world() as w:
+            alice = w.join("Alice", credentials=registers())
+            w.run(3)
+            alice.leave()
+            w.run(3)
+            for number, credentials in enumerate((None, registers(b"mine now"))):
+                thief = w.client("aLICE", f"thief {number}", credentials)
+                w.run(3)
+                wanted = "this name needs its password (the server)"
+                self.assertEqual(thief.client.failure, wanted)
+                self.assertTrue(thief.client.wants_password)
+            owner = w.join("ALICE", credentials=knows())
+            w.run(2)
+            self.assertEqual(owner.texts(), ["* logged in as ALICE", "* here: Alice"])
+
+    def test_the_owner_can_change_the_password_and_only_the_owner(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            alice = w.join("alice", credentials=registers(b"new", old=PASSWORD))
+            w.run(3)
+            self.assert_said_once(alice, "* the password of alice is changed")
+            self.assert_goes_on(alice)
+            self.assertEqual(self.guess(w, PASSWORD), WRONG)
+            self.assertEqual(self.guess(w, b"new"), LET_IN)
+            for old in (PASSWORD, b"wrong"):
+                thief = w.client("alice", "thief", registers(b"newer", old))
+                w.run(3)
+                self.assertEqual(thief.client.failure, WRONG)
+
+    def guess(self, w: World, password: bytes) -> str:
+        return guess(w, "elsewhere", password)
+
+    def test_a_server_that_dies_at_any_moment_of_it_loses_and_doubles_nothing(self) -> None:
+        for old in (None, PASSWORD):
+            moments = self.moments(old)
+            # From the first HELLO to the new session, and the answers to what it was told.
+            self.assertGreater(len(moments), 12)
+            for moment in moments:
+                with self.subTest(old=old, moment=moment):
+                    self.die_at(moment, old)
+
+    def moments(self, old: bytes | None) -> list[float]:
+        """When, in a registration that nothing disturbs, somebody sends."""
+        with self.registration(old) as (w, _, _):
+            begin = w.network.now
+            w.run(3)
+            return sorted({datagram.at for datagram in w.network.sent if datagram.at >= begin})
+
+    @contextmanager
+    def registration(self, old: bytes | None) -> Iterator[tuple[World, ClientEnd, ClientEnd]]:
+        with world() as w:
+            if old:
+                add(w, "alice")
+            (bob,) = w.joined("bob")
+            w.run(1)
+            alice = w.client("alice", credentials=registers(b"new", old))
+            alice.say("#1", "#2", "DM bob #3")
+            yield w, alice, bob
+
+    def die_at(self, moment: float, old: bytes | None) -> None:
+        """What is sent in that instant is lost, and then the server dies: it may have committed
+        what its answer would have said."""
+        with self.registration(old) as (w, alice, bob):
+            w.network.faults = replace(HEALTHY, blackouts=((moment, moment + 0.001),))
+            w.run(moment - w.network.now)
+            w.server.kill()
+            w.run(1)
+            w.server.start()
+            w.run(60)
+            alice.say("#4")
+            w.run(3)
+            self.assert_goes_on(alice)
+            self.assertEqual(
+                marked(bob), ["alice: #1", "alice: #2", "alice -> you: #3", "alice: #4"]
+            )
+            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+            done = "the password of alice is changed" if old else "registered alice"
+            self.assert_said_once(alice, f"* {done}")
+            self.assertTrue(is_logged_in(w, alice))
+            self.assertEqual(guess(w, "elsewhere", b"new"), LET_IN)
+
+    def test_a_server_that_dies_again_and_again_loses_and_doubles_nothing(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                (bob,) = w.joined("bob")
+                alice = w.client("alice", credentials=registers())
+                for number in range(20):
+                    alice.say(f"#{number}")
+                    w.run(0.2 + seed * 0.03)
+                    if number % 5 == 0:
+                        w.server.kill()
+                        w.run(0.5)
+                        w.server.start()
+                w.run(60)
+                self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(20)])
+                self.assert_said_once(alice, "* registered alice")
+                self.assertTrue(w.server.store.account("alice").id)
+                self.assert_goes_on(alice)
+                # Bob may have been written out, or not, but alice came once.
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_who_registers_and_leaves_at_once_has_done_both(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                (bob,) = w.joined("bob")
+                alice = w.join("alice", credentials=registers())
+                alice.say("#1", "DM bob #2")
+                alice.leave()
+                w.run(60)
+                self.assertTrue(alice.client.has_left)
+                self.assertIsNone(alice.client.failure)
+                self.assert_said_once(alice, "* registered alice")
+                self.assertEqual(sorted(marked(bob)), ["alice -> you: #2", "alice: #1"])
+                self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
+
+    def test_who_does_not_hear_of_it_for_long_is_the_owner_all_the_same(self) -> None:
+        with world() as w:
+            (bob,) = w.joined("bob")
+            alice = w.client("alice", credentials=registers())
+            alice.say("#1")
+            is_there = partial(self.is_account, w)
+            self.assertTrue(w.network.run(9, is_there))
+            with asleep(w, alice):
+                w.run(100)
+            w.run(20)
+            self.assert_goes_on(alice)
+            self.assert_said_once(alice, "* registered alice")
+            self.assertTrue(is_logged_in(w, alice))
+            self.assertEqual(marked(bob), ["alice: #1"])
+            self.assertEqual(
+                presence(bob, "alice"),
+                ["* alice joined", "* alice left (timed out)", "* alice joined"],
+            )
+
+    def test_a_registration_that_another_file_knows_nothing_of_is_repeated(self) -> None:
+        with world() as w:
+            alice = w.client("alice", credentials=registers())
+            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, alice, b'"WELCOME"'))))
+            w.run(0.04)  # the registration is on its way
+            w.server.kill()
+            for path in w.server.path.parent.iterdir():
+                path.unlink()
+            w.server.start()
+            w.run(30)
+            self.assert_said_once(alice, "* registered alice")
+            self.assertTrue(is_logged_in(w, alice))
+            self.assertTrue(self.is_account(w))
+
+    def is_account(self, w: World) -> bool:
+        return bool(w.server.store.account("alice").id)
+
+    def test_a_malformed_registration_is_refused_and_never_published(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            good = protocol.registration(PASSWORD, b"s" * 16)
+            for bad in (
+                replace(good, salt=b"short"),
+                replace(good, iterations=1),
+                replace(good, verifier=protocol.GROUP.pad(1)),
+                replace(good, verifier=b""),
+            ):
+                alice.client.say(bad, w.network.now)
+            w.run(3)
+            self.assertEqual(marked(bob), [])
+            self.assertEqual([t for t in bob.texts() if "alice:" in t], [])
+            self.assertFalse(w.server.store.accounts())
+            self.assertIn("not registered", alice.client.failure or "")
+
+    def test_a_registration_that_is_refused_makes_nobody_a_guest(self) -> None:
+        with world() as w, mock.patch.object(chatserver, "MAX_ACCOUNTS", 2):
+            add(w, "anna")
+            bob = w.join("bob", credentials=registers())
+            w.run(2)
+            self.assert_said_once(bob, "* registered bob")
+            carol = w.client("carol", credentials=registers())
+            w.run(3)
+            words = "not registered: this room has no place for more accounts"
+            self.assertEqual(carol.client.failure, words)
+            self.assertEqual(presence(bob, "carol"), ["* carol joined", "* carol left"])
+            anna = w.join("anna", credentials=registers(b"new", old=PASSWORD))
+            w.run(2)
+            self.assert_said_once(anna, "* the password of anna is changed")
+
+
+class SessionTest(AccountsTest):
+    def test_a_member_who_is_logged_in_resumes_after_a_restart(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                alice = w.join("alice", credentials=knows())
+                w.run(3)
+                for turn in range(3):
+                    alice.say(f"#{turn}", f"DM bob #{turn}")
+                    w.run(0.3)
+                    w.server.kill()
+                    w.run(1)
+                    w.server.start()
+                    w.run(10)
+                w.run(20)
+                self.assertEqual(
+                    sorted(marked(bob)),
+                    [
+                        *(f"alice -> you: #{turn}" for turn in range(3)),
+                        *(f"alice: #{turn}" for turn in range(3)),
+                    ],
+                )
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+                self.assert_said_once(alice, "* logged in as alice")
+                self.assert_goes_on(alice)
+
+    def test_a_recorded_login_opens_no_second_session(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            recorded = [d.data for d in handshakes(w, alice, b'"JOIN"', b'"PROVE"')]
+            welcomes = {d.data for d in handshakes(w, alice, b'"WELCOME"')}
+            w.network.ends["thief"] = Deaf()
+            sessions = set(w.server.server._sessions)
+            for source in ("alice", "thief"):
+                for data in recorded * 2:
+                    w.network.at(w.network.now, SERVER, partial(self.replay, w, data, source))
+                w.run(1)
+                self.assertEqual(set(w.server.server._sessions), sessions)
+            self.assertEqual(handshakes(w, "thief", b'"WELCOME"'), [])
+            self.assertEqual({d.data for d in handshakes(w, alice, b'"WELCOME"')}, welcomes)
+            alice.leave()
+            w.run(15)  # its session is over, and its cookie is still good
+            for data in recorded * 2:
+                w.network.at(w.network.now, SERVER, partial(self.replay, w, data, "alice"))
+            w.run(5)
+            self.assertEqual(len(w.server.server._sessions), 1)
+            self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
+
+    def replay(self, w: World, data: bytes, source: str) -> None:
+        w.server.receive(data, source, w.network.now)
+
+    def test_an_owner_who_has_left_brings_no_ghost_back(self) -> None:
+        """It asks whether its last lines have arrived, since the answer was lost."""
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=knows())
+            alice.say("#bye")
+            w.run(1)
+            alice.leave()
+            w.run(0)  # its EX is on its way
+            with asleep(w, alice):
+                w.run(2 * TIMING.linger)
+            w.run(10)
+            self.assertEqual(tries(w, alice), 2)
+            self.assertTrue(alice.client.has_left)
+            self.assertIsNone(alice.client.failure)
+            self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
+
+    def test_an_owner_who_was_written_out_comes_back(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            alice.is_up = False
+            w.run(90)
+            bob.say("DM alice #1", "#2")
+            w.run(1)
+            self.assert_said_once(bob, "* alice is away: kept until they are back")
+            alice.is_up = True
+            w.run(20)
+            self.assertEqual(
+                presence(bob, "alice"),
+                ["* alice joined", "* alice left (timed out)", "* alice joined"],
+            )
+            self.assertEqual(marked(alice), ["bob: #2", "bob -> you: #1"])
+
+    def test_an_owner_whom_the_server_has_forgotten_begins_anew(self) -> None:
+        with world() as w, mock.patch.object(chatserver, "INSTANCE_MEMORY", 100):
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=knows())
+            alice.say("#1")
+            w.run(1)
+            alice.is_up = False
+            w.run(3 * FORGET_EVERY)
+            self.assertIsNone(w.server.store.member(key_of(alice)))
+            bob.say("DM alice #2")
+            w.run(1)
+            alice.is_up = True
+            w.run(20)
+            alice.say("#3")
+            w.run(2)
+            self.assert_goes_on(alice)
+            self.assertEqual(kept(alice), ["bob -> you: #2"])
+            self.assertEqual(marked(bob), ["alice: #1", "alice: #3"])
+
+
+def key_of(end: ClientEnd) -> bytes:
+    """Of its instance."""
+    return hashlib.sha256(end.client._instance).digest()
+
+
+class TakeoverTest(AccountsTest):
+    def test_a_later_login_takes_over_and_the_room_notices_nothing(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                older = w.join("alice", "laptop", knows())
+                w.run(3)
+                newer = w.join("alice", "phone", knows())
+                bob.say("#1", "DM alice #2")
+                w.run(30)
+                newer.say("#3")
+                w.run(60)
+                self.assertEqual(older.client.failure, ELSEWHERE)
+                self.assert_goes_on(newer)
+                self.assertEqual(sorted(marked(newer)), ["bob -> you: #2", "bob: #1"])
+                self.assertEqual(marked(bob), ["alice: #3"])
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+                self.assertEqual(presence(newer, "alice"), [])
+                self.assertEqual(tries(w, older), 1)
+
+    def test_every_line_of_the_older_one_is_delivered_or_named(self) -> None:
+        lines = [f"#{number}" for number in range(60)]
+        for seed in range(8):
+            options = replace(OPTIONS, rate=1)
+            with self.subTest(seed=seed), world(seed, BAD, options) as w:
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                older = w.join("alice", "laptop", knows())
+                older.say(*lines)
+                w.run(2 + seed * 0.1)
+                w.join("alice", "phone", knows())
+                w.run(30)
+                delivered = [text.removeprefix("alice: ") for text in marked(bob)]
+                start = "* not delivered: PM "
+                named = [t.removeprefix(start) for t in older.texts() if t.startswith(start)]
+                self.assertTrue(delivered)
+                self.assertTrue(named)
+                self.assertEqual(delivered + named, lines)
+                words = f"{ELSEWHERE}, and {len(named)} lines were not delivered"
+                self.assertEqual(older.client.failure, words)
+
+    def test_an_older_one_that_was_away_is_told_and_does_not_take_over_back(self) -> None:
+        for seconds, is_written_out in ((20, False), (70, False), (100, True)):
+            for seed, away in enumerate((asleep, asleep, cut_off, cut_off)):
+                with self.subTest(seconds=seconds, seed=seed), world(seed, BAD) as w:
+                    add(w, "alice")
+                    (bob,) = w.joined("bob")
+                    older = w.join("alice", "laptop", knows())
+                    w.run(3)
+                    with away(w, older):
+                        older.say("#never")
+                        w.run(80 if is_written_out else 1)
+                        newer = w.join("alice", "phone", knows())
+                        w.run(seconds)
+                    w.run(60)
+                    self.check_that_it_was_told(older, newer, bob)
+                    expected = ["* alice joined"]
+                    if is_written_out:
+                        expected += ["* alice left (timed out)", "* alice joined"]
+                    self.assertEqual(presence(bob, "alice"), expected)
+
+    def check_that_it_was_told(self, older: ClientEnd, newer: ClientEnd, bob: ClientEnd) -> None:
+        self.assertEqual(older.client.failure, f"{ELSEWHERE}, and 1 line was not delivered")
+        self.assert_said_once(older, "* not delivered: PM #never")
+        self.assert_goes_on(newer)
+        self.assertEqual(marked(bob), [])
+
+    def test_an_older_one_that_was_forgotten_is_told_too(self) -> None:
+        for is_written_out in (False, True):
+            with (
+                self.subTest(is_written_out=is_written_out),
+                mock.patch.object(chatserver, "INSTANCE_MEMORY", 100),
+                world() as w,
+            ):
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                older = w.join("alice", "laptop", knows())
+                w.run(3)
+                older.is_up = False
+                w.run(90 if is_written_out else 1)
+                newer = w.join("alice", "phone", knows())
+                w.run(3 * FORGET_EVERY)
+                self.assertIsNone(w.server.store.member(key_of(older)))
+                seen = presence(bob, "alice")
+                older.is_up = True
+                w.run(30)
+                self.assertEqual(older.client.failure, ELSEWHERE)
+                self.assert_goes_on(newer)
+                self.assertEqual(presence(bob, "alice"), seen)
+
+    def test_an_older_one_is_told_even_if_the_newer_one_has_left(self) -> None:
+        with world() as w, mock.patch.object(chatserver, "INSTANCE_MEMORY", 100):
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            olders = [w.join("alice", host, knows()) for host in ("desk",)]
+            w.run(1)
+            olders[0].is_up = False
+            olders.append(w.join("alice", "laptop", knows()))
+            w.run(1)
+            olders[1].is_up = False
+            newest = w.join("alice", "phone", knows())
+            w.run(1)
+            newest.leave()
+            w.run(3 * FORGET_EVERY)
+            seen = presence(bob, "alice")
+            for older in olders:
+                older.is_up = True
+                w.run(30)
+                self.assertEqual(older.client.failure, ELSEWHERE)
+            self.assertEqual(presence(bob, "alice"), seen)
+
+    def test_an_older_one_that_a_restart_has_cut_off_is_told(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            older = w.join("alice", "laptop", knows())
+            w.run(1)
+            older.is_up = False
+            w.server.kill()
+            w.server.start()
+            newer = w.join("alice", "phone", knows())
+            w.run(100)
+            older.is_up = True
+            w.run(30)
+            self.assertEqual(older.client.failure, ELSEWHERE)
+            self.assert_goes_on(newer)
+            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_the_older_one_is_refused_after_a_restart_too(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            older = w.join("alice", "laptop", knows())
+            w.run(1)
+            older.is_up = False
+            newer = w.join("alice", "phone", knows())
+            w.run(1)
+            w.server.kill()
+            w.server.start()
+            older.is_up = True
+            w.run(30)
+            self.assertEqual(older.client.failure, ELSEWHERE)
+            self.assert_goes_on(newer)
+            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_words_that_are_lost_are_repeated(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            older = w.join("alice", "laptop", knows())
+            w.run(1)
+            w.client("alice", "phone", knows())
+            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "phone", b'"PROVE"'))))
+            proved_at = w.network.now
+            dark = (proved_at + 0.01, proved_at + 0.05)  # what the PROVE brings about is lost
+            w.network.faults = replace(HEALTHY, blackouts=(dark,))
+            w.run(0.1)
+            self.assertIsNone(older.client.failure)
+            w.run(TIMING.linger - 1)
+            self.assertEqual(older.client.failure, ELSEWHERE)
+            self.assertEqual(tries(w, older), 1)
+
+    def test_no_line_of_the_older_one_is_taken_after_that(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            older = w.join("alice", "laptop", knows())
+            w.run(1)
+            w.client("alice", "phone", knows())
+            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "phone", b'"PROVE"'))))
+            w.run(0.02)
+            older.say("#late")  # on its way while its place is taken
+            w.run(10)
+            self.assertEqual(marked(bob), [])
+            self.assertEqual(older.client.failure, f"{ELSEWHERE}, and 1 line was not delivered")
+
+    def test_a_line_of_the_older_one_that_was_refused_is_named_too(self) -> None:
+        """Its refusal is lost, and then it has no inbox any more."""
+        with world() as w:
+            add(w, "alice")
+            older = w.join("alice", "laptop", knows())
+            w.run(1)
+            w.client("alice", "phone", knows())
+            self.assertTrue(w.network.run(9, lambda: bool(challenges(w, "phone"))))
+            w.run(0.02)
+            older.say("DM nobody #1")  # arrives shortly before the PROVE
+            dark = (w.network.now + 0.03, w.network.now + 0.04)
+            w.network.faults = replace(HEALTHY, blackouts=(dark,))
+            w.run(10)
+            self.assertTrue((older.client.failure or "").startswith(ELSEWHERE))
+            self.assertEqual(sum("#1" in text for text in older.texts()), 1)
+
+    def test_a_chain_of_logins_leaves_the_last(self) -> None:
+        for seed in range(4):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                ends = [w.client("alice", f"place {number}", knows()) for number in range(5)]
+                w.run(60)
+                failures = [end.client.failure for end in ends]
+                self.assertEqual(failures.count(ELSEWHERE), 4)
+                self.assertEqual(failures.count(None), 1)
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+
+class KeptTest(AccountsTest):
+    def test_a_message_to_an_account_that_is_away_is_kept_and_shown_once(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "Bob")
+                (alice,) = w.joined("alice")
+                alice.say("dm bob #1", "dm BOB #2")
+                w.run(20)
+                told = [text for text in alice.texts() if "away" in text]
+                self.assertEqual(told, ["* Bob is away: kept until they are back"] * 2)
+                self.assertEqual(alice.client._pending, {})
+                bob = w.join("bob", "desk", knows())
+                w.run(10)
+                self.assertEqual(kept(bob), ["alice -> you: #1", "alice -> you: #2"])
+                self.assertEqual(marked(bob), [])
+                bob.leave()
+                w.run(10)
+                again = w.join("bob", "phone", knows())
+                w.run(10)
+                self.assertEqual(kept(again), [])
+
+    def test_what_is_kept_and_what_was_shown_survive_restarts(self) -> None:
+        with world() as w:
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            alice.say("DM bob #1")
+            w.run(1)
+            self.restart(w)
+            bob = w.join("bob", "desk", knows())
+            w.run(1)
+            (text,) = (text for text in bob.texts() if "#1" in text)
+            self.assertRegex(text, r"^\* kept: \[20\d\d-\d\d-\d\d \d\d:\d\d\] alice -> you: #1$")
+            bob.is_up = False  # it has shown and acknowledged it, and says no goodbye
+            self.restart(w)
+            alice.say("DM bob #2")
+            w.run(1)
+            again = w.join("bob", "phone", knows())
+            w.run(1)
+            self.assertEqual(kept(again), ["alice -> you: #2"])
+
+    def restart(self, w: World) -> None:
+        w.server.kill()
+        w.run(1)
+        w.server.start()
+        w.run(3)
+
+    def test_a_later_one_gets_what_the_older_one_has_not_acknowledged(self) -> None:
+        with world() as w:
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            older = w.join("bob", "desk", knows())
+            alice.say("DM bob #1")
+            w.run(1)
+            older.is_up = False
+            alice.say("DM bob #2", "DM bob #3")
+            w.run(1)
+            self.assertNotIn("away", " ".join(alice.texts()))
+            newer = w.join("bob", "phone", knows())
+            alice.say("DM bob #4")
+            w.run(2)
+            self.assertEqual(marked(older), ["alice -> you: #1"])
+            self.assertEqual(kept(newer), ["alice -> you: #2", "alice -> you: #3"])
+            self.assertEqual(marked(newer), ["alice -> you: #4"])
+
+    def test_no_message_is_lost_between_two_who_take_over(self) -> None:
+        said = [f"#{number}" for number in range(40)]
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "bob")
+                (alice,) = w.joined("alice")
+                ends = []
+                for number, text in enumerate(said):
+                    if number in (5, 30):
+                        ends.append(w.join("bob", f"place {number}", knows()))
+                    alice.say(f"DM bob {text}")
+                    w.run(0.3)
+                w.run(60)
+                older, newer = (
+                    [text.rpartition(" ")[2] for text in end.texts() if "-> you: " in text]
+                    for end in ends
+                )
+                self.assertEqual(older, said[: len(older)])
+                self.assertEqual(newer, said[-len(newer) :])
+                self.assertGreaterEqual(len(older) + len(newer), len(said))
+                # What the older one has shown, and the server does not know of yet, comes twice.
+                self.assertLess(len(newer), len(said))
+
+    def test_a_message_that_was_lost_before_a_takeover_is_not_lost(self) -> None:
+        """The older one is still there, and hears and acknowledges why it has to go."""
+        with world() as w:
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            older = w.join("bob", "desk", knows())
+            w.run(1)
+            newer = w.client("bob", "phone", knows())
+            self.assertTrue(w.network.run(9, lambda: bool(challenges(w, "phone"))))
+            w.run(0.02)
+            alice.say("DM bob #1")  # arrives shortly before the PROVE
+            dark = (w.network.now + 0.03, w.network.now + 0.04)
+            w.network.faults = replace(HEALTHY, blackouts=(dark,))
+            w.run(0.02)
+            with asleep(w, newer):  # it has proved itself, and reads nothing yet
+                w.run(5)
+            self.assertEqual(older.client.failure, ELSEWHERE)
+            w.run(10)
+            self.assertEqual([text for text in older.texts() if "#1" in text], [])
+            self.assertEqual(kept(newer), ["alice -> you: #1"])
+
+    def test_an_older_one_that_comes_back_reads_nothing_more(self) -> None:
+        with world() as w:
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            older = w.join("bob", "desk", knows())
+            w.run(1)
+            older.is_up = False
+            newer = w.join("bob", "phone", knows())
+            alice.say("DM bob #1", "#2")
+            w.run(30)
+            older.is_up = True
+            w.run(30)
+            self.assertEqual(older.client.failure, ELSEWHERE)
+            self.assertEqual([text for text in older.texts() if "#" in text], [])
+            self.assertEqual(sorted(marked(newer)), ["alice -> you: #1", "alice: #2"])
+
+    def test_answers_to_an_earlier_ones_lines_are_not_taken_for_ones_own(self) -> None:
+        said = ("DM bob #1", "DM nobody #2", "DM carol #3", "DM alice #4")
+        with world() as w:
+            add(w, "alice", "bob")
+            (carol,) = w.joined("carol")
+            older = w.join("alice", "desk", knows())
+            w.run(1)
+            older.say(*said)  # lines 1 to 4, whose answers it does not live to see
+            w.run(0)
+            older.is_up = False
+            w.run(1)
+            self.assertEqual(len(marked(carol)), 1)
+            # Lines of the same numbers, which are on their way when the old answers come.
+            newer = w.client("alice", "phone", knows())
+            newer.say(*said)
+            w.run(3)
+            self.assertEqual(
+                sorted(newer.texts()),
+                [
+                    "* bob is away: kept until they are back",
+                    "* here: alice, carol",
+                    f"* kept: {self.clock(newer)} alice -> you: #4",
+                    "* logged in as alice",
+                    "* not delivered: nobody here is called nobody. "
+                    "To say it to everyone: PM DM nobody #2",
+                    "alice -> you: #4",
+                ],
+            )
+            self.assertEqual(newer.client._pending, {})
+
+    def clock(self, end: ClientEnd) -> str:
+        (line,) = (text for text in end.texts() if text.startswith("* kept: "))
+        return f"[{line.partition('[')[2].partition(']')[0]}]"
+
+    def test_answers_to_an_earlier_ones_lines_do_not_end_ones_own_wait(self) -> None:
+        """What is kept comes while one's own lines of the same numbers cannot leave yet."""
+        with world(options=replace(OPTIONS, rate=1)) as w:
+            add(w, "alice", "bob")
+            older = w.join("alice", "desk", knows())
+            w.run(1)
+            older.say("DM bob #1", "DM nobody #2")
+            w.run(0)
+            older.is_up = False
+            w.run(1)
+            newer = w.client("alice", "phone", knows())
+            newer.say("DM bob #3", "DM nobody #4")
+            self.assertTrue(w.network.run(9, lambda: newer.client.has_joined))
+            session_of(w, "alice").bucket = protocol.Bucket(0.01, 1)
+            session_of(w, "alice").bucket.take(w.network.now)
+            w.run(5)
+            self.assertEqual(
+                newer.client.undelivered(),
+                [protocol.Direct("bob", "#3"), protocol.Direct("nobody", "#4")],
+            )
+            self.assertNotIn("away", " ".join(newer.texts()))
+            self.assertNotIn("delivered", " ".join(newer.texts()))
+
+    def test_a_message_to_a_guest_who_has_left_is_kept_for_nobody(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            bob.leave()
+            w.run(1)
+            alice.say("DM bob #1")
+            w.run(1)
+            self.assertIn("* not delivered: nobody here is called bob", " ".join(alice.texts()))
+            again = w.join("bob", "elsewhere", registers())
+            w.run(2)
+            self.assertEqual(again.texts(), ["* registered bob", "* here: alice, bob"])
+
+    def test_messages_for_who_does_not_fetch_them_are_bounded(self) -> None:
+        with world() as w, mock.patch.object(chatserver, "UNREAD_INBOX", 3):
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            alice.say(*(f"DM bob #{number}" for number in range(5)))
+            w.run(3)
+            refused = (
+                "* not delivered: bob has too many unread messages. "
+                "To say it to everyone: PM DM bob #{}"
+            )
+            self.assertEqual(
+                alice.texts()[1:],
+                ["* bob is away: kept until they are back"] * 3
+                + [refused.format(3), refused.format(4)],
+            )
+            bob = w.join("bob", credentials=knows())
+            w.run(2)
+            self.assertEqual(kept(bob), [f"alice -> you: #{number}" for number in range(3)])
+            alice.say("DM bob #5")
+            w.run(1)
+            self.assertEqual(marked(bob), ["alice -> you: #5"])
+
+    def test_who_never_acknowledges_the_inbox_is_no_longer_taken_from(self) -> None:
+        class Stubborn(protocol.Reader):
+            def hold(self, part: protocol.Part) -> int:
+                return 0
+
+        limit = 50
+        with (
+            mock.patch.object(chatserver, "UNREAD_INBOX", limit),
+            world(options=replace(OPTIONS, rate=0)) as w,
+        ):
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            assert alice.client._session
+            readers = alice.client._session.channel.readers
+            readers[LogId.INBOX] = Stubborn(readers[LogId.INBOX].cursor, 64)
+            alice.say(*(f"DM nobody #{number}" for number in range(3 * limit)))
+            w.run(20)
+            inbox = session_of(w, "alice").member.inbox
+            self.assertEqual(inbox.unread, limit + 1)
+            bob.say("#still here")
+            w.run(1)
+            self.assertEqual(marked(alice), ["bob: #still here"])
+            readers[LogId.INBOX] = protocol.Reader(readers[LogId.INBOX].cursor, 64)
+            w.run(30)  # it reads, and is heard again
+            self.assertEqual(inbox.unread, 0)
+            self.assertEqual(alice.client.undelivered(), [])
+
+
+class OperatorTest(AccountsTest):
+    def test_a_guest_whose_name_is_given_away_is_put_out_and_heard_no_more(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                alice, bob, carol = w.joined("alice", "bob", "carol")
+                w.run(5)
+                with operator(w) as store:
+                    self.assertTrue(store.add(account("ALICE")))
+                alice.say("#late")
+                w.run(40)
+                words = "the name was registered"
+                self.assertEqual(alice.client.failure, f"{words}, and 1 line was not delivered")
+                self.assert_said_once(alice, "* not delivered: PM #late")
+                self.assertEqual(marked(bob), [])
+                self.assertEqual(
+                    presence(bob, "alice")[-1:] + presence(bob, "carol")[-1:],
+                    [f"* alice left ({words})", "* carol joined"],
+                )
+                self.assert_goes_on(carol)
+                owner = w.join("alice", "owner", knows())
+                owner.say("#mine")
+                w.run(10)
+                self.assertEqual(marked(bob), ["ALICE: #mine"])
+
+    def test_a_member_whose_account_is_removed_is_put_out_and_heard_no_more(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed), world(seed, BAD) as w:
+                add(w, "alice", "carol")
+                bob = w.join("bob", credentials=registers())
+                alice, carol = (w.join(name, credentials=knows()) for name in ("alice", "carol"))
+                w.run(5)
+                with operator(w) as store:
+                    self.assertTrue(store.remove("Alice"))
+                alice.say("#late")
+                w.run(40)
+                words = "the account was removed"
+                self.assertEqual(alice.client.failure, f"{words}, and 1 line was not delivered")
+                self.assertEqual(marked(bob), [])
+                self.assertEqual(presence(bob, "alice")[-1:], [f"* alice left ({words})"])
+                self.assert_goes_on(carol)
+                self.assert_goes_on(bob)
+                guest = w.join("alice", "guest")
+                guest.say("#mine")
+                w.run(10)
+                self.assertEqual(marked(bob), ["alice: #mine"])
+
+    def test_who_is_idle_is_told_too(self) -> None:
+        with world() as w:
+            add(w, "bob")
+            (alice,) = w.joined("alice")
+            bob = w.join("bob", credentials=knows())
+            w.run(1)
+            with operator(w) as store:
+                store.add(account("alice"))
+                store.remove("bob")
+            w.run(TIMING.keepalive + TIMING.keepalive_jitter + 1)
+            self.assertEqual(alice.client.failure, "the name was registered")
+            self.assertEqual(bob.client.failure, "the account was removed")
+
+    def test_what_was_done_while_the_server_was_down_counts_too(self) -> None:
+        with world() as w:
+            add(w, "bob")
+            alice, carol = w.joined("alice", "carol")
+            bob = w.join("bob", credentials=knows())
+            w.run(1)
+            w.server.kill()
+            with operator(w) as store:
+                store.add(account("alice"))
+                store.remove("bob")
+            for end in (alice, bob):
+                end.say("#late")
+            w.server.start()
+            w.run(30)
+            self.assertEqual(
+                presence(carol, "alice")[-1:], ["* alice left (the name was registered)"]
+            )
+            self.assertEqual(presence(carol, "bob")[-1:], ["* bob left (the account was removed)"])
+            self.assertEqual(marked(carol), [])
+            words = "* not let in again (this name needs its password): still trying"
+            self.assert_said_once(alice, words)
+            self.assertIn("this server does not know the name", " ".join(bob.texts()))
+
+    def test_what_was_kept_is_not_for_the_next_owner(self) -> None:
+        with world() as w:
+            alice, bob = w.join("alice"), w.join("bob", credentials=registers())
+            w.run(2)
+            bob.leave()
+            w.run(2)
+            alice.say("DM bob #1")
+            w.run(1)
+            with operator(w) as store:
+                self.assertTrue(store.remove("bob"))
+            alice.say("DM bob #2")
+            w.run(1)
+            self.assertIn("* not delivered: nobody here is called bob", " ".join(alice.texts()))
+            with operator(w) as store:
+                self.assertTrue(store.add(account("bob")))
+            again = w.join("bob", "again", knows())
+            w.run(2)
+            self.assertEqual(again.texts(), ["* logged in as bob", "* here: alice, bob"])
+
+    def test_a_guests_registration_does_not_take_what_the_operator_has_just_added(self) -> None:
+        """The operator's program commits while the server is in the middle of a turn."""
+        with world() as w:
+            w.joined("alice")
+            w.run(1)
+            server, room = w.server.server, w.server.server._room
+            member = room.members["alice"]
+            theirs = protocol.registration(b"thief's", b"t" * 16)
+            server._check_accounts(w.network.now)
+            with operator(w) as store:
+                self.assertTrue(store.add(account("alice")))
+            room.handle(member, member.lines, protocol.format_message(theirs).encode())
+            server.commit()
+            w.run(30)
+            self.assertEqual(w.server.store.account("alice"), account("alice"))
+
+    def test_an_account_that_is_removed_while_its_owner_logs_in_does_not_come_back(self) -> None:
+        """The operator's program commits between what the server does and its commit of that."""
+        with world() as w:
+            add(w, "alice")
+            commit, changed = w.server.store.commit, w.server.store.changed_members
+
+            def remove_and_commit() -> list[Member]:
+                if changed:
+                    with operator(w) as store:
+                        store.remove("alice")
+                return commit()
+
+            with mock.patch.object(w.server.store, "commit", remove_and_commit):
+                w.client("alice", credentials=knows())
+                w.run(30)
+            self.assertFalse(w.server.store.accounts())
+            self.assertEqual(w.server.server._room.members, {})
+
+
+class MembersOnlyTest(AccountsTest):
+    ONLY: Final = replace(OPTIONS, members_only=True)
+
+    def exchange(self, w: World, name: str, host: str) -> list[tuple[type, int]]:
+        """Who sends what, and how much of it, when a wrong password is tried."""
+        self.assertEqual(guess(w, host, b"wrong", name), WRONG)
+        packets = [datagram.data for datagram in handshakes(w, host)]
+        return [(type(parse_handshake_untrusted(data)), len(data)) for data in packets]
+
+    def test_an_unknown_name_and_a_wrong_password_look_the_same(self) -> None:
+        with world(options=self.ONLY) as w:
+            add(w, "anna")
+            known = self.exchange(w, "anna", "here")
+            self.assertEqual(known[-1][0], Refused)
+            self.assertEqual(known, self.exchange(w, "nemo", "there"))
+            self.assertEqual(known, self.exchange(w, "nobo", "elsewhere"))
+
+    def test_an_unknown_name_has_the_same_salt_at_each_asking(self) -> None:
+        with world(options=self.ONLY) as w:
+            add(w, "anna")
+            for name in ("anna", "nemo"):
+                salts = []
+                for number, spelling in enumerate((name, name, name.title(), name)):
+                    host = f"{name}'s {number}"
+                    self.exchange(w, spelling, host)
+                    salts += [(each.salt, each.iterations) for each in challenges(w, host)]
+                    w.server.kill()
+                    w.server.start()
+                self.assertEqual(len(salts), 4)
+                self.assertEqual(len(set(salts)), 1, name)
+
+    def test_unknown_names_do_not_share_a_salt(self) -> None:
+        with world(options=self.ONLY) as w:
+            for name in ("nemo", "nobo"):
+                self.exchange(w, name, name)
+            self.assertNotEqual(challenges(w, "nemo")[0].salt, challenges(w, "nobo")[0].salt)
+
+    def test_an_unknown_name_is_braked_like_another(self) -> None:
+        with world(options=self.ONLY) as w:
+            for number in range(FAILURES_OF_BOTH):
+                self.assertEqual(guess(w, f"lan port {number + 1}", b"?", "nemo"), WRONG)
+            self.assertIn("too many attempts", guess(w, "lan port 99", b"?", "nemo"))
+
+    def test_guests_and_who_would_register_stay_outside(self) -> None:
+        with world(options=self.ONLY) as w:
+            add(w, "anna")
+            wanted = "this name needs its password (the server)"
+            for name in ("anna", "nemo"):
+                for credentials in (None, registers()):
+                    end = w.client(name, f"{name}'s", credentials)
+                    w.run(3)
+                    self.assertEqual(end.client.failure, wanted)
+            w.join("anna", credentials=knows())
+
+    def test_a_guest_from_before_does_not_come_back(self) -> None:
+        with world() as w:
+            add(w, "anna")
+            nemo = w.join("nemo")
+            anna = w.join("anna", credentials=knows())
+            w.run(1)
+            w.server.kill()
+            w.server.options = self.ONLY
+            w.server.start()
+            nemo.say("#late")
+            w.run(120)
+            self.assertEqual(presence(anna, "nemo"), ["* nemo left (timed out)"])
+            self.assertEqual(marked(anna), [])
+
+
+class PasswordTest(AccountsTest):
+    def test_who_has_a_password_does_not_become_a_guest(self) -> None:
+        with world() as w:
+            (bob,) = w.joined("bob")
+            for credentials in (knows(), registers(b"new", old=PASSWORD)):
+                alice = w.client("alice", credentials=credentials)
+                w.run(3)
+                self.assertIn("this server does not know the name", alice.client.failure or "")
+                self.assertFalse(alice.client.wants_password)
+            self.assertEqual(handshakes(w, "alice", *PROVEN), [])
+            self.assertEqual(presence(bob, "alice"), [])
+
+    def test_who_has_a_password_does_not_become_a_guest_when_reconnecting_either(self) -> None:
+        for credentials in (knows(), registers()):
+            with self.subTest(credentials.registration is not None), world() as w:
+                if not credentials.registration:
+                    add(w, "alice")
+                self.check_that_she_is_no_guest(w, w.join("alice", credentials=credentials))
+
+    def check_that_she_is_no_guest(self, w: World, alice: ClientEnd) -> None:
+        w.run(3)
+        proven = len(handshakes(w, "alice", *PROVEN))
+        w.server.kill()
+        path, w.server.path = w.server.path, w.server.path.with_name("another.db")
+        w.server.start()
+        w.run(100)
+        self.assertEqual(
+            alice.texts()[2:],
+            [
+                "* not let in again (this server does not know the name: "
+                "to join as a guest, give no password): still trying"
+            ],
+        )
+        self.assertIsNone(alice.client.failure)
+        self.assertEqual(len(handshakes(w, "alice", *PROVEN)), proven)
+        self.assertEqual(w.server.server._room.members, {})
+        w.server.kill()
+        w.server.path = path
+        w.server.start()
+        w.run(30)
+        self.assertEqual(alice.texts()[3:], ["* connected"])
+
+    def test_a_challenge_that_endangers_the_password_is_not_answered(self) -> None:
+        salt = b"s" * protocol.SALT_LENGTH
+        for bad_salt, iterations in (
+            (salt, 0),
+            (salt, 1),
+            (salt, 99_999),
+            (salt, 10_000_001),
+            (salt[1:], 600_000),
+            (b"", 600_000),
+        ):
+            with self.subTest(salt=bad_salt, iterations=iterations), world() as w:
+                alice = w.client("alice", credentials=knows())
+                w.network.faults = Faults(blackouts=((0.0, 99.0),))
+                w.run(0.1)
+                assert alice.client._attempt
+                challenge = Challenge(
+                    alice.client._attempt.nonce,
+                    b"session!",
+                    protocol.GROUP.pad(5),
+                    bad_salt,
+                    iterations,
+                )
+                data = protocol.format_handshake(challenge)
+                alice.receive(data, SERVER, w.network.now)
+                self.assertIn("something dangerous", alice.client.failure or "")
+                self.assertIsNone(alice.client._attempt.proven)
+
+    def test_who_mistypes_the_password_can_type_it_again(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            alice = w.client("alice")
+            w.run(2)
+            for password, failure in ((b"wrong", WRONG), (PASSWORD, None)):
+                self.assertTrue(alice.client.wants_password)
+                alice.client.log_in(password, w.network.now)
+                alice.has_ended = False
+                w.run(2)
+                self.assertEqual(alice.client.failure, failure)
+            self.assertTrue(alice.client.has_joined)
+
+    def test_a_password_costs_its_time_once(self) -> None:
+        """And so no more when the connection is lost and found again."""
+        with (
+            world() as w,
+            mock.patch.object(
+                protocol, "password_secret_untrusted", side_effect=self._secret
+            ) as slow,
+        ):
+            add(w, "alice")
+            slow.reset_mock()
+            alice = w.join("alice", credentials=knows())
+            for _ in range(3):
+                w.run(5)
+                doubt(w, alice)
+            w.run(5)
+            self.assertEqual(tries(w, alice), 4)
+            self.assertEqual(slow.call_count, 1)
+
+    def test_a_password_that_was_changed_elsewhere_is_tried_again_once_in_a_while(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", "desk", knows())
+            w.run(1)
+            alice.is_up = False
+            w.join("alice", "phone", registers(b"new", old=PASSWORD))
+            w.run(30)
+            shown = len(alice.texts())
+            alice.is_up = True
+            w.run(10 * TIMING.login_pause)
+            self.assertEqual(
+                alice.texts()[shown:],
+                ["* not let in again (wrong username or password): still trying"],
+            )
+            proofs = handshakes(w, alice, b'"PROVE"')[1:]
+            times = sorted({datagram.at for datagram in proofs})
+            self.assertGreater(len(times), 3)
+            self.assertGreaterEqual(
+                min(later - earlier for earlier, later in pairwise(times)), TIMING.login_pause
+            )
+            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_who_is_reconnecting_already_is_told_all_the_same(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            w.server.kill()
+            w.run(60)
+            self.assert_said_once(alice, "* nothing heard from the server: reconnecting")
+            with operator(w) as store:
+                self.assertTrue(store.remove("alice"))
+                self.assertTrue(store.add(account("alice", b"new")))
+            w.server.start()
+            w.run(10 * TIMING.login_pause)
+            self.assertTrue(handshakes(w, alice, b'"REFUSED"'))
+            words = "* not let in again (wrong username or password): still trying"
+            self.assert_said_once(alice, words)
+
+    def test_the_password_is_in_nothing_that_is_sent_or_written(self) -> None:
+        with world() as w:
+            password = b"a long and secret password"
+            alice = w.join("alice", credentials=registers(password))
+            w.run(2)
+            doubt(w, alice)
+            w.run(5)
+            self.assertTrue(is_logged_in(w, alice))
+            everything = [datagram.data for datagram in w.network.sent]
+            everything += [path.read_bytes() for path in w.server.path.parent.iterdir()]
+            for data in everything:
+                self.assertNotIn(password, data)
+                self.assertNotIn(password.hex().encode(), data)
+            verifier = w.server.store.account("alice").verifier
+            for datagram in w.network.sent:
+                self.assertNotIn(verifier.hex().encode(), datagram.data)
+
+
+def guess(w: World, host: str, password: bytes = b"wrong", name: str = "alice") -> str:
+    """What somebody is told there who logs in with this password: LET_IN, or why not."""
+    end = w.client(name, host, knows(password))
+    w.network.run(w.network.now + 30, lambda: end.client.has_joined or end.client.is_over)
+    assert end.client.has_joined or end.client.failure
+    return end.client.failure or LET_IN
+
+
+class BrakeInTheServerTest(AccountsTest):
+    def guesses(self, w: World, host: str, count: int = FAILURES_OF_BOTH) -> None:
+        """That many wrong passwords from one network."""
+        for number in range(count):
+            self.assertEqual(guess(w, f"{host} port {number + 1}"), WRONG)
+
+    def test_after_five_wrong_passwords_the_right_one_has_to_wait_there_only(self) -> None:
+        with world() as w:
+            add(w, "alice", "bob")
+            self.guesses(w, "cafe")
+            failed_at = w.network.now
+            wait = f"too many attempts, wait {TIMING.login_wait:.0f} s (the server)"
+            self.assertEqual(guess(w, "cafe port 99", PASSWORD), wait)
+            self.assertEqual(guess(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
+            self.assertEqual(guess(w, "home", PASSWORD), LET_IN)
+            w.network.run(failed_at + TIMING.login_wait)
+            self.assertEqual(guess(w, "cafe port 97", PASSWORD), LET_IN)
+
+    def test_challenges_that_were_collected_before_give_no_more_tries(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            ends = [w.client("alice", f"cafe port {n + 1}", knows(b"wrong")) for n in range(12)]
+            w.run(3)
+            failures = [end.client.failure for end in ends]
+            self.assertEqual(failures.count(WRONG), FAILURES_OF_BOTH)
+            self.assertEqual(sum("too many" in str(failure) for failure in failures), 7)
+
+    def test_a_wrong_password_uses_its_challenge_up(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            self.assertEqual(guess(w, "cafe"), WRONG)
+            (prove,) = handshakes(w, "cafe", b'"PROVE"')
+            before = len(w.network.sent)
+            w.network.at(w.network.now, SERVER, partial(w.server.receive, prove.data, "cafe", 0.0))
+            w.run(1)
+            (answer,) = w.network.sent[before:]
+            self.assertIsInstance(parse_handshake_untrusted(answer.data), Gone)
+
+    def test_a_member_who_is_in_comes_back_though_a_neighbour_guesses(self) -> None:
+        with world() as w:
+            add(w, "alice", "bob")
+            alice = w.join("alice", "lan", knows())
+            w.run(1)
+            self.guesses(w, "lan")
+            self.assertIn("too many", guess(w, "lan port 99", PASSWORD))
+            for number in range(FAILURES_OF_NETWORK):
+                guess(w, f"lan port {number + 100}", name=f"bob{number % 4}")
+            self.check_that_she_comes_back(w, alice)
+
+    def check_that_she_comes_back(self, w: World, alice: ClientEnd) -> None:
+        before, shown = alice.client._session, alice.texts()
+        doubt(w, alice)
+        w.run(5)
+        self.assertTrue(alice.client._session is not before, "she has not come back")
+        self.assertEqual(alice.texts(), shown)
+
+    def test_nobody_is_kept_out_though_the_whole_world_guesses(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            brake = w.server.server._brake
+            for number in range(FAILURES_OF_NAME):
+                brake.fail("alice", f"botnet {number // 4}", w.network.now)
+            self.assertEqual(guess(w, "home", PASSWORD), LET_IN)
+
+    def test_a_server_that_was_restarted_has_forgotten(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            self.guesses(w, "cafe")
+            w.server.kill()
+            w.server.start()
+            self.assertEqual(guess(w, "cafe port 99", PASSWORD), LET_IN)
+
+    def test_a_guests_broken_proof_brakes_nobody(self) -> None:
+        with world() as w:
+            for number in range(2 * FAILURES_OF_BOTH):
+                end = w.client("alice", f"cafe port {number + 1}")
+                w.run(0.125)  # four times the way: it has just got its challenge
+                end.is_up = False
+                (challenge,) = challenges(w, end)
+                prove = protocol.Prove(challenge.nonce, challenge.session, b"p" * 32, b"?" * 90)
+                data = protocol.format_handshake(prove)
+                w.network.at(w.network.now, SERVER, partial(w.server.receive, data, end.host, 0.0))
+                w.run(1)
+            w.join("alice", "cafe port 99")
+            add(w, "bob")
+            self.assertEqual(guess(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
+
+
+if __name__ == "__main__":
+    unittest.main()
