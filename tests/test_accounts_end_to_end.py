@@ -1,0 +1,1005 @@
+"""Accounts as their owners, guessers and the operator meet them: real processes, room files,
+terminals and packets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import time
+import unicodedata
+import unittest
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import protocol
+from chatserver import Account, Store
+from protocol import GROUP, ITERATIONS, ITERATIONS_ALLOWED
+from tests.programs import (
+    LOCALHOST,
+    PATIENCE,
+    Program,
+    TerminalProgram,
+    command,
+    free_port,
+    wait_until_joined,
+)
+from tests.relay import Relay
+from tests.test_end_to_end import HAS_PTY, direct, passages, public, talk
+from tests.test_usage import OneLineTest
+
+PASSWORD: Final = "correct horse"
+OTHER: Final = "battery staple"
+
+NEEDED: Final = "this name needs its password"
+WRONG: Final = "wrong username or password"
+UNKNOWN: Final = "this server does not know the name"
+ELSEWHERE: Final = "chatclient.py: logged in from elsewhere"
+TOO_MANY: Final = r"too many attempts, wait (\d+) s"
+
+OTHER_HOST: Final = "127.0.0.2"
+POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
+
+
+def kept(shown: Iterable[str]) -> list[str]:
+    """The kept messages among these lines, without their times."""
+    stamp = re.compile(r"\* kept: \[\d{4}-\d\d-\d\d \d\d:\d\d\] ")
+    return [stamp.sub("", line) for line in shown if stamp.match(line)]
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"in vain for {what}")
+        time.sleep(POLL)
+
+
+def has_other_host() -> bool:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((OTHER_HOST, 0))
+    except OSError:
+        return False
+    return True
+
+
+class Valve(Relay):
+    """A good network that loses, while it is told to, what goes to the server or comes from it."""
+
+    def __init__(self, server_port: int, source: str = LOCALHOST) -> None:
+        super().__init__(server_port, seed=1, drop=0.0, double=0.0, delays=(0.0, 0.0))
+        self.loses: Callable[[bool, bytes], bool] = lambda is_to_server, data: False
+        self._source = source  # what the server takes for its clients' address
+
+    def open(self) -> None:
+        self.loses = lambda is_to_server, data: False
+
+    def _carry(self, data: bytes, out: socket.socket, target: Any) -> None:
+        if self.loses(target is None, data):
+            self.seen.append(data)
+        else:
+            super()._carry(data, out, target)
+
+    def _upstream_of(self, client: Any) -> socket.socket:
+        if client not in self._upstream:
+            upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            upstream.bind((self._source, 0))
+            upstream.connect(self._server)
+            self._upstream[client] = upstream
+        return self._upstream[client]
+
+
+def is_handshake(data: bytes) -> bool:
+    return data.startswith(b"{")
+
+
+def handshakes(datagrams: Iterable[bytes]) -> list[dict[str, Any]]:
+    """The handshake packets among these, with their sizes; each once, however often repeated."""
+    once = dict.fromkeys(data for data in datagrams if is_handshake(data))
+    return [json.loads(data) | {"size": len(data)} for data in once]
+
+
+def guess(port: int, name: str) -> str:
+    """The server's words for a wrong proof: what a guesser gets who has worked out his x's
+    beforehand, and so is faster than any client."""
+    public, nonce = GROUP.pad(GROUP.power(int.from_bytes(os.urandom(32), "big"))), os.urandom(16)
+    hello = protocol.Hello(protocol.VERSION, name, nonce, public)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(PATIENCE)
+        udp.connect((LOCALHOST, port))
+        request: protocol.Handshake = hello
+        while True:
+            udp.send(protocol.format_handshake(request))
+            match protocol.parse_handshake_untrusted(udp.recv(2048)):
+                case protocol.Cookie(_, cookie):
+                    request = protocol.Join(protocol.VERSION, name, nonce, public, cookie)
+                case protocol.Challenge(_, session):
+                    request = protocol.Prove(nonce, session, os.urandom(32), os.urandom(150))
+                case protocol.Refused(_, _, text):
+                    return text
+                case reply:
+                    raise AssertionError(reply)
+
+
+@cache
+def cheap_account(password: str) -> Account:
+    """Nobody's yet, and as cheap to log in to as a client allows: for tests of other things."""
+    raw, salt = protocol.prepare_password(password), os.urandom(protocol.SALT_LENGTH)
+    iterations = ITERATIONS_ALLOWED.start
+    x = protocol.password_secret_untrusted(raw, salt, iterations)
+    return Account(b"", "", salt, iterations, GROUP.pad(GROUP.power(x)))
+
+
+class AccountsTest(OneLineTest):
+    """Whatever a program might save of a password would be in ``self.folder``."""
+
+    def variables(self, password: str | None, new: str | None = None) -> dict[str, str]:
+        given = {"HOME": str(self.folder), "CHAT_PASSWORD": password, "CHAT_NEW_PASSWORD": new}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def client(
+        self,
+        name: str,
+        port: int,
+        password: str | None = None,
+        *options: str,
+        new: str | None = None,
+        timing: Mapping[str, float] | None = None,
+    ) -> Program:
+        arguments = [LOCALHOST, "0", name, "--server-port", str(port), *options]
+        start = command("chatclient", arguments, timing or {})
+        return self.start(start, variables=self.variables(password, new))
+
+    def register(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
+        """A client that has registered its name, and goes on."""
+        client = self.client(name, port, password, "--register", timing=timing)
+        client.wait_for(f"* registered {name}")
+        wait_until_joined(client)
+        return client
+
+    def log_in(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
+        client = self.client(name, port, password, timing=timing)
+        client.wait_for(f"* logged in as {name}")
+        wait_until_joined(client)
+        return client
+
+    def manage(self, *options: str, password: str | None = None) -> Program:
+        """The operator's program, started."""
+        arguments = command("chatserver", [*options, "--db", str(self.db)], {})
+        return self.start(arguments, variables=self.variables(password))
+
+    def add(self, *names: str, password: str = PASSWORD) -> None:
+        programs = [self.manage("--add-user", name, password=password) for name in names]
+        for name, program in zip(names, programs):
+            self.assertEqual(self.end(program), [f"added {name}"])
+
+    def have(self, *names: str) -> None:
+        """Makes accounts before there is a server, and faster than the operator's program."""
+        with closing(Store(str(self.db))) as store:
+            for name in names:
+                account = replace(cheap_account(PASSWORD), id=os.urandom(16), name=name)
+                self.assertTrue(store.add(account))
+
+    def accounts(self) -> list[str]:
+        """The names of the accounts in the room file."""
+        with closing(sqlite3.connect(self.db)) as file:
+            return [name for (name,) in file.execute("SELECT name FROM accounts ORDER BY folded")]
+
+    def assert_put_out(self, client: Program, complaint: str) -> None:
+        self.assertEqual(client.status(), 1, str(client))
+        self.assertEqual(client.complaints, [complaint])
+
+    def crossed(self, valve: Valve) -> list[str]:
+        """The kinds of handshake packets that have crossed."""
+        return [packet["type"] for packet in handshakes(valve.seen)]
+
+    def kill(self, server: Program) -> None:
+        server.process.kill()
+        server.status()
+
+
+class Registering(AccountsTest):
+    def test_a_registered_name_needs_its_password_in_any_letter_case(self) -> None:
+        port = self.start_server().port
+        alice = self.register("alice", port)
+        strangers = {
+            self.client("ALICE", port): (NEEDED, "without a terminal", "CHAT_PASSWORD"),
+            self.client("Alice", port, OTHER): (WRONG,),
+        }
+        for stranger, words in strangers.items():
+            self.assert_fails(stranger, 1, *words, f"{LOCALHOST} port {port}")
+        self.assertEqual(self.leave(alice), ["* registered alice", "* here: alice"])
+        shown = self.leave(self.log_in("aLICE", port))
+        self.assertEqual(shown, ["* logged in as aLICE", "* here: alice"])
+
+    def test_who_has_registered_logs_in_at_once(self) -> None:
+        server = self.start_server()
+        with Valve(server.port) as wire:
+            alice = self.register("alice", wire.port)
+            wait_until(lambda: self.crossed(wire).count("WELCOME") == 2, "the login")
+            shown = self.leave(alice)
+        salts = [p["salt"] for p in handshakes(wire.seen) if p["type"] == "CHALLENGE"]
+        self.assertEqual([bool(salt) for salt in salts], [False, True])
+        self.assertEqual(shown, ["* registered alice", "* here: alice"])
+
+    def test_without_a_terminal_and_a_password_nothing_is_registered(self) -> None:
+        port = free_port()
+        for program in (
+            self.client("alice", port, None, "--register"),
+            self.client("alice", port, None, "--register", new=OTHER),
+        ):
+            self.assert_fails(program, 1, "without a terminal", "CHAT_PASSWORD")
+
+    def test_an_empty_password_is_refused_before_anything_is_sent(self) -> None:
+        port = free_port()
+        for program in (
+            self.client("alice", port, "", "--register"),
+            self.client("alice", port, PASSWORD, "--register", new=""),
+            self.client("alice", port, ""),
+        ):
+            self.assert_fails(program, 1, "the password is empty")
+
+    def test_what_is_piped_in_is_said_by_who_has_just_registered(self) -> None:
+        port = self.start_server().port
+        (bob,) = self.join(port, "bob")
+        alice = self.client("alice", port, PASSWORD, "--register")
+        alice.type("hello", "DM bob hi")
+        alice.end_input()
+        self.assertEqual(self.end(alice)[0], "* registered alice")
+        bob.wait_for("[HH:MM] * alice left")
+        self.assertEqual(len(passages(bob.shown)), 2)
+        shown = talk(self.leave(bob))
+        self.assertEqual(sorted(shown), sorted(public("alice", "hello") + direct("alice", "hi")))
+
+    def test_a_name_that_is_in_use_cannot_be_registered_by_somebody_else(self) -> None:
+        port = self.start_server().port
+        (bob,) = self.join(port, "bob")
+        other = self.client("BOB", port, PASSWORD, "--register")
+        self.assert_fails(other, 1, "the name bob is in use")
+        self.leave(bob)
+        self.assertEqual(self.accounts(), [])
+
+    def test_who_gives_a_password_does_not_become_a_guest(self) -> None:
+        port = self.start_server().port
+        (bob,) = self.join(port, "bob")
+        for program in (
+            self.client("alice", port, PASSWORD),
+            self.client("alice", port, PASSWORD, "--register", new=OTHER),
+        ):
+            self.assert_fails(program, 1, UNKNOWN)
+        self.assertEqual(self.leave(bob), ["* here: bob"])
+        self.assertEqual(self.accounts(), [])
+
+    def test_a_member_does_not_become_a_guest_where_its_account_is_lost(self) -> None:
+        port = free_port()
+        server = self.start_server(port=port)
+        alice, (bob,) = self.register("alice", port), self.join(port, "bob")
+        self.kill(server)
+        for file in self.folder.glob("chat.db*"):
+            file.unlink()
+        self.start_server(port=port)
+        alice.wait_until(
+            lambda: any(f"not let in again ({UNKNOWN}" in line for line in alice.shown), UNKNOWN
+        )
+        alice.type("hello")
+        bob.type("WHO")
+        bob.wait_until(lambda: bob.shown[-1] == "* here: bob", "an answer")
+        self.assertNotIn(public("alice", "hello")[0], bob.shown)
+
+
+@unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
+class OnTerminals(AccountsTest):
+    ROWS, COLUMNS = 24, 100
+
+    def terminal(self, module: str, *arguments: str) -> TerminalProgram:
+        start = command(module, arguments, {})
+        program = TerminalProgram(start, self.folder, self.ROWS, self.COLUMNS)
+        self.addCleanup(program.stop)
+        return program
+
+    def client_terminal(self, name: str, port: int, *options: str) -> TerminalProgram:
+        arguments = (LOCALHOST, "0", name, "--server-port", str(port), *options)
+        return self.terminal("chatclient", *arguments)
+
+    def answer(self, terminal: TerminalProgram, prompt: str, keys: str) -> None:
+        """Types this once the prompt is there: what comes before is discarded."""
+        terminal.wait_for(prompt.rstrip(), cursor=len(prompt))
+        terminal.type(keys)
+
+    def answer_new(self, terminal: TerminalProgram, name: str, first: str, second: str) -> None:
+        self.answer(terminal, f"New password for {name}: ", f"{first}\r")
+        self.answer(terminal, "Once more: ", f"{second}\r")
+
+    def wait_in_room(self, terminal: TerminalProgram, *rows: str) -> None:
+        """Until it has these rows, in any order, above the client's prompt."""
+
+        def is_so() -> bool:
+            return set(rows) <= set(terminal.rows) and terminal.rows[-1] == ">"
+
+        terminal.wait_until(is_so, rows)
+
+    def assert_ends(self, terminal: TerminalProgram, expected: int) -> str:
+        """It ends with this status, without a traceback, and leaves the terminal as it was;
+        returns what is on the screen."""
+        status, attributes = terminal.status()
+        self.assertEqual(status, expected)
+        self.assertEqual(attributes, terminal.attributes_before)
+        # The echo comes after all that the program has printed.
+        terminal.type("echo")
+        terminal.wait_until(lambda: terminal.rows[-1].endswith("echo"), "the echo")
+        screen = "\n".join(terminal.rows)
+        self.assertNotIn("Traceback", screen)
+        return screen
+
+    def assert_no_password(self, terminal: TerminalProgram) -> None:
+        for password in (PASSWORD, OTHER):
+            self.assertNotIn(password, "\n".join(terminal.rows))
+
+    def test_registering_asks_twice_without_echo_and_goes_on_in_the_room(self) -> None:
+        port = self.start_server().port
+        (bob,) = self.join(port, "bob")
+        alice = self.client_terminal("alice", port, "--register")
+        self.answer(alice, "New password for alice: ", f"{PASSWORD}\r")
+        alice.wait_for("New password for alice:", "Once more:", cursor=11)
+        alice.type(f"{PASSWORD}\r")
+        self.wait_in_room(alice, "* registered alice", "* here: alice, bob")
+        self.assert_no_password(alice)
+        alice.type("hello\r")
+        bob.wait_for(*public("alice", "hello"))
+        self.assert_fails(self.client("alice", port), 1, NEEDED)
+        alice.type("\x04")
+        self.assert_ends(alice, 0)
+        self.leave(self.log_in("alice", port))
+
+    def test_two_different_answers_register_nothing(self) -> None:
+        port = self.start_server().port
+        alice = self.client_terminal("alice", port, "--register")
+        self.answer_new(alice, "alice", PASSWORD, OTHER)
+        screen = self.assert_ends(alice, 1)
+        self.assertIn(
+            "\nchatclient.py: that was not the same twice: nothing was registered", screen
+        )
+        self.assert_no_password(alice)
+        self.assertEqual(self.accounts(), [])
+
+    def test_the_password_is_asked_for_where_the_name_is_registered(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        alice = self.client_terminal("Alice", port)
+        alice.wait_for(f"* {NEEDED} ({LOCALHOST} port {port})", "Password for Alice:", cursor=20)
+        alice.type(f"{PASSWORD}\r")
+        self.wait_in_room(alice, "* logged in as Alice", "* here: alice")
+        self.assert_no_password(alice)
+
+    def test_the_right_password_at_the_second_try_will_do(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        alice = self.client_terminal("alice", port)
+        self.answer(alice, "Password for alice: ", f"{OTHER}\r")
+        alice.wait_for(
+            "Password for alice:",
+            f"* {WRONG} ({LOCALHOST} port {port})",
+            "Password for alice:",
+            cursor=20,
+        )
+        alice.type(f"{PASSWORD}\r")
+        self.wait_in_room(alice, "* logged in as alice", "* here: alice")
+        self.assert_no_password(alice)
+
+    def test_three_wrong_passwords_are_status_1(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        alice = self.client_terminal("alice", port)
+        for count in range(3):
+            prompts = [f"* {WRONG} ({LOCALHOST} port {port})", "Password for alice:"] * count
+            alice.wait_for("Password for alice:", *prompts, cursor=20)
+            alice.type(f"{OTHER}\r")
+        screen = self.assert_ends(alice, 1)
+        self.assertIn(f"\nchatclient.py: {WRONG} ({LOCALHOST} port {port})\n", screen)
+        self.assertEqual(screen.count("Password for"), 3)
+        self.assert_no_password(alice)
+
+    def test_changing_a_password_asks_for_the_old_and_twice_for_the_new_one(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        alice = self.client_terminal("alice", port, "--register")
+        self.answer_new(alice, "alice", OTHER, OTHER)
+        self.answer(alice, "Password for alice: ", f"{PASSWORD}\r")
+        told = ("* logged in as alice", "* the password of alice is changed", "* here: alice")
+        self.wait_in_room(alice, *told)
+        self.assert_no_password(alice)
+        alice.type("EX\r")
+        self.assert_ends(alice, 0)
+        self.assert_fails(self.client("alice", port, PASSWORD), 1, WRONG)
+        self.leave(self.log_in("alice", port, OTHER))
+
+    def test_ctrl_d_and_ctrl_c_at_a_password_prompt_end_the_client(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        for key in ("\x04", "\x03"):
+            first, second = (self.client_terminal("bob", port, "--register") for _ in range(2))
+            login = self.client_terminal("alice", port)
+            self.answer(second, "New password for bob: ", f"{PASSWORD}\r")
+            self.answer(second, "Once more: ", key)
+            self.answer(first, "New password for bob: ", key)
+            self.answer(login, "Password for alice: ", key)
+            for terminal in (first, second, login):
+                with self.subTest(key=key, rows=terminal.rows):
+                    screen = self.assert_ends(terminal, 1)
+                    self.assertIn("\nchatclient.py: no password was given\n", screen)
+                    self.assert_no_password(terminal)
+        self.assertEqual(self.accounts(), ["alice"])
+
+    def test_the_operator_is_asked_twice_without_echo(self) -> None:
+        def add(name: str) -> TerminalProgram:
+            return self.terminal("chatserver", "--add-user", name, "--db", str(self.db))
+
+        bob, carol, dave, erin = map(add, ("bob", "carol", "dave", "erin"))
+        self.answer_new(bob, "bob", PASSWORD, PASSWORD)
+        self.answer_new(carol, "carol", PASSWORD, OTHER)
+        self.answer(dave, "New password for dave: ", "\x04")
+        self.answer(erin, "New password for erin: ", "\x03")
+        self.assertIn("\nadded bob\n", self.assert_ends(bob, 0))
+        self.assertIn("\nchatserver.py: that was not the same twice", self.assert_ends(carol, 1))
+        for terminal in (dave, erin):
+            words = "\nchatserver.py: no password was given: nothing was changed\n"
+            self.assertIn(words, self.assert_ends(terminal, 1))
+        for terminal in (bob, carol):
+            self.assert_no_password(terminal)
+        self.assertEqual(self.accounts(), ["bob"])
+        self.leave(self.log_in("bob", self.start_server().port))
+
+    def test_who_is_taken_over_gets_back_a_terminal_that_is_in_order(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        alice = self.client_terminal("alice", port)
+        self.answer(alice, "Password for alice: ", f"{PASSWORD}\r")
+        self.wait_in_room(alice, "* here: alice")
+        alice.type("half a li")
+        alice.wait_for("> half a li", cursor=11)
+        self.log_in("alice", port)
+        self.assertIn(f"\n{ELSEWHERE}\n", self.assert_ends(alice, 1))
+
+    def test_owners_go_on_after_a_crash_of_the_server_without_being_asked_again(self) -> None:
+        self.have("carol")
+        port = free_port()
+        server = self.start_server(port=port)
+        alice = self.client_terminal("alice", port, "--register")
+        carol = self.client_terminal("carol", port)
+        self.answer(carol, "Password for carol: ", f"{PASSWORD}\r")
+        self.answer_new(alice, "alice", PASSWORD, PASSWORD)
+        self.wait_in_room(carol, "* logged in as carol")
+        self.wait_in_room(alice, "* registered alice")
+        self.kill(server)
+        self.start_server(port=port)
+        (bob,) = self.join(port, "bob")
+        for name, terminal in (("alice", alice), ("carol", carol)):
+            terminal.type(f"I am {name}\r")
+            bob.wait_for(*public(name, f"I am {name}"))
+        for name, terminal in (("alice", alice), ("carol", carol)):
+            other = "carol" if terminal is alice else "alice"
+            self.wait_in_room(terminal, *public(other, f"I am {other}"))
+            prompts = [row for row in terminal.rows if row.startswith("Password for")]
+            self.assertEqual(len(prompts), int(name == "carol"))
+        self.assertEqual(len(passages(bob.shown)), 0)
+
+
+class TheOperator(AccountsTest):
+    # A server notices what another process has written when it has something else to do: members
+    # who ask for a sign of life see to that.
+    LIVELY: Final = {"keepalive": 0.3, "keepalive_jitter": 0.0}
+
+    def test_accounts_are_added_listed_and_removed_without_a_server(self) -> None:
+        start = time.strftime("%Y-%m-%d %H:%M")
+        self.add("Bob", "alice")
+        lines = self.end(self.manage("--list-users"))
+        self.assertEqual([line.split()[0] for line in lines], ["alice", "Bob"])
+        times = {line.split(maxsplit=1)[1] for line in lines}
+        self.assertLessEqual(times, {start, time.strftime("%Y-%m-%d %H:%M")})
+        self.assertEqual(self.end(self.manage("--remove-user", "Bob")), ["removed Bob"])
+        self.assertEqual(len(self.end(self.manage("--list-users"))), 1)
+        port = self.start_server().port
+        self.log_in("alice", port)
+        self.join(port, "bob")
+
+    def test_beside_a_running_server_they_count_at_once(self) -> None:
+        port = self.start_server().port
+        self.add("bob")
+        self.assertEqual(len(self.end(self.manage("--list-users"))), 1)
+        self.assert_fails(self.client("bob", port), 1, NEEDED)
+        self.leave(self.log_in("bob", port))
+        self.end(self.manage("--remove-user", "BOB"))
+        self.assertEqual(self.end(self.manage("--list-users")), [])
+        self.assert_fails(self.client("bob", port, PASSWORD), 1, UNKNOWN)
+        self.join(port, "bob")
+
+    def test_whose_name_is_registered_or_account_removed_is_put_out_and_told_why(self) -> None:
+        self.have("owner")
+        port = self.start_server().port
+        owner = self.log_in("owner", port)
+        guest = self.client("guest", port, timing=self.LIVELY)
+        owner.wait_for("[HH:MM] * guest joined")
+        self.add("Guest", password=OTHER)
+        self.assert_put_out(guest, "chatclient.py: the name was registered")
+        owner.wait_for("[HH:MM] * guest left (the name was registered)")
+        new = self.log_in("guest", port, OTHER, **self.LIVELY)
+        self.end(self.manage("--remove-user", "owner"))
+        self.assert_put_out(owner, "chatclient.py: the account was removed")
+        new.wait_for("[HH:MM] * owner left (the account was removed)")
+
+    def test_a_guest_whose_name_is_registered_without_a_server_does_not_come_back(self) -> None:
+        bob, port = self.guest_who_is_not_let_in_again(trouble=60.0)
+        bob.type("it is me")
+        owner = self.log_in("bob", port)
+        owner.type("it is not")
+        (carol,) = self.join(port, "carol")
+        carol.wait_for("* earlier: [HH:MM] bob: it is not")
+        self.assertEqual(talk(self.leave(carol)), ["* earlier: [HH:MM] bob: it is not"])
+
+    def test_who_was_told_of_a_lost_connection_is_also_told_why_it_stays_so(self) -> None:
+        self.guest_who_is_not_let_in_again("* the connection is lost: reconnecting", trouble=0.1)
+
+    def guest_who_is_not_let_in_again(self, *told: str, trouble: float) -> tuple[Program, int]:
+        """bob, whose name was registered while the server was away; and the server's port."""
+        port = free_port()
+        server = self.start_server(port=port)
+        bob = self.client("bob", port, timing={"trouble": trouble})
+        wait_until_joined(bob)
+        self.kill(server)
+        bob.wait_for(*told)
+        self.have("bob")
+        self.start_server(port=port)
+        words = f"not let in again ({NEEDED})"
+        bob.wait_until(lambda: any(words in line for line in bob.shown), words)
+        return bob, port
+
+    def test_what_was_kept_for_an_account_goes_with_it(self) -> None:
+        self.have("bob")
+        port = self.start_server().port
+        (alice,) = self.join(port, "alice")
+        alice.type("DM bob a secret")
+        alice.wait_for("* bob is away: kept until they are back")
+        self.end(self.manage("--remove-user", "bob"))
+        self.add("bob")
+        self.assertEqual(kept(self.leave(self.log_in("bob", port))), [])
+        with closing(sqlite3.connect(self.db)) as file:
+            lines = [line for (line,) in file.execute("SELECT line FROM lines")]
+        self.assertFalse([line for line in lines if b"a secret" in line])
+
+    def test_what_cannot_be_done_is_one_line_with_status_1(self) -> None:
+        self.have("bob")
+        missing = str(self.folder / "missing.db")
+        no_file = f"there is no room file {missing}"
+        cases = {
+            self.manage("--add-user", "BOB", password=PASSWORD): "BOB is registered already",
+            self.manage("--remove-user", "carol"): "nobody is registered as carol",
+            self.manage("--add-user", "carol", password=""): "the password is empty",
+            self.manage("--add-user", "carol"): "CHAT_PASSWORD",
+        }
+        for option in (("--remove-user", "bob"), ("--list-users",)):
+            program = self.start(command("chatserver", [*option, "--db", missing], {}))
+            cases[program] = no_file
+        for program, words in cases.items():
+            self.assert_fails(program, 1, words)
+        self.assertEqual(self.accounts(), ["bob"])
+        self.assertFalse(os.path.exists(missing))
+
+    def test_bad_names_and_combinations_are_status_2(self) -> None:
+        name = ("is not a username: 1 to 32 ASCII letters", "--help")
+        together = ("not allowed with argument", "--help")
+        self.assert_all_fail(
+            "chatserver",
+            2,
+            {
+                ("--add-user", "al ice"): ("'al ice'", *name),
+                ("--add-user", ""): name,
+                ("--remove-user", "*"): ("'*'", *name),
+                ("--add-user", "alice", "--remove-user", "bob"): together,
+                ("--add-user", "alice", "--list-users"): together,
+            },
+        )
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+
+class MembersOnly(AccountsTest):
+    def test_no_guests_and_nobody_registers(self) -> None:
+        self.have("alice", "bob")
+        port = self.start_server("--members-only").port
+        for program in (
+            self.client("guest", port),
+            self.client("guest", port, PASSWORD, "--register"),
+        ):
+            self.assertEqual(program.status(), 1)
+            self.assertEqual(len(program.complaints), 1)
+            self.assertEqual(program.shown, [])
+        alice, bob = self.log_in("alice", port), self.log_in("bob", port)
+        bob.type("hello")
+        alice.wait_for(*public("bob", "hello"))
+        self.assertEqual(self.accounts(), ["alice", "bob"])
+
+    def test_a_member_may_change_the_password(self) -> None:
+        self.have("alice")
+        port = self.start_server("--members-only").port
+        alice = self.client("alice", port, PASSWORD, "--register", new=OTHER)
+        alice.wait_for("* the password of alice is changed")
+        self.leave(alice)
+        self.leave(self.log_in("alice", port, OTHER))
+
+    def test_an_unknown_name_and_a_wrong_password_look_the_same_on_the_wire(self) -> None:
+        self.add("alice")
+        server = self.start_server("--members-only")
+        looks, salts = [], []
+        for name in ("alice", "carol"):
+            with Valve(server.port) as alone, Valve(server.port) as with_password:
+                silent = self.client(name, alone.port)
+                tries = [self.client(name, with_password.port, word) for word in (OTHER, "x")]
+                self.assert_fails(silent, 1, NEEDED)
+                for program in tries:
+                    self.assert_fails(program, 1, WRONG)
+            packets = handshakes(with_password.seen)
+            challenges = [packet for packet in packets if packet["type"] == "CHALLENGE"]
+            salts += [packet["salt"] for packet in challenges]
+            self.assertEqual({packet["iterations"] for packet in challenges}, {ITERATIONS})
+            refusals = {(p["code"], p["text"]) for p in packets if p["type"] == "REFUSED"}
+            sequence = self.sequence(packets)
+            self.assertEqual(
+                len(sequence), 2 * len("HELLO COOKIE JOIN CHALLENGE PROVE".split()) + 2
+            )
+            looks.append((self.sequence(handshakes(alone.seen)), sequence, refusals))
+        self.assertEqual(looks[0], looks[1])
+        # The same at each asking, and another for another name.
+        self.assertEqual([salts.count(salt) for salt in salts], [2, 2, 2, 2])
+
+    def sequence(self, packets: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+        """The kinds and sizes of packets, by client and in the order of their sending."""
+        by_client: dict[str, list[tuple[str, int]]] = {}
+        for packet in packets:
+            by_client.setdefault(packet["nonce"], []).append((packet["type"], packet["size"]))
+        return [each for client in by_client.values() for each in client]
+
+    def test_unknown_names_are_braked_like_known_ones(self) -> None:
+        self.have("alice")
+        port = self.start_server("--members-only").port
+        for name in ("alice", "carol"):
+            for _ in range(5):
+                self.assertEqual(guess(port, name), WRONG)
+            self.assertRegex(guess(port, name), TOO_MANY)
+
+
+class Passwords(AccountsTest):
+    def test_a_changed_password_counts_also_after_a_restart(self) -> None:
+        port = free_port()
+        server = self.start_server(port=port)
+        self.leave(self.register("alice", port))
+        alice = self.client("alice", port, PASSWORD, "--register", new=OTHER)
+        told = ("* logged in as alice", "* the password of alice is changed", "* here: alice")
+        alice.wait_for(*told)
+        self.assertEqual(sorted(self.leave(alice)), sorted(told))
+        self.kill(server)
+        self.start_server(port=port)
+        old, new = self.client("alice", port, PASSWORD), self.client("ALICE", port, OTHER)
+        self.assert_fails(old, 1, WRONG)
+        wait_until_joined(new)
+        self.assertEqual(self.accounts(), ["alice"])
+
+    def test_the_old_password_must_be_right_to_change_it(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        for program, words in (
+            (self.client("alice", port, "guessed", "--register", new=OTHER), WRONG),
+            (self.client("alice", port, OTHER, "--register"), NEEDED),
+        ):
+            self.assert_fails(program, 1, words)
+        self.leave(self.log_in("alice", port))
+
+    def test_however_accents_and_spaces_are_typed_it_is_the_same_password(self) -> None:
+        composed = "cr\u00e8me br\u00fbl\u00e9e"
+        decomposed = unicodedata.normalize("NFD", composed)
+        assert decomposed != composed
+        port = self.start_server().port
+        self.leave(self.register("alice", port, composed))
+        self.add("bob", password=decomposed.replace(" ", "\u3000"))
+        logins = {
+            "alice": self.client("alice", port, decomposed.replace(" ", "\u00a0")),
+            "bob": self.client("bob", port, composed),
+        }
+        for name, client in logins.items():
+            client.wait_for(f"* logged in as {name}")
+        self.assert_fails(self.client("alice", port, "creme brulee"), 1, WRONG)
+
+
+class Brakes(AccountsTest):
+    def test_after_five_wrong_passwords_also_the_right_one_has_to_wait(self) -> None:
+        self.have("alice")
+        server = self.start_server()
+        wrong = [self.client("alice", server.port, f"wrong {n}") for n in range(5)]
+        for program in wrong:
+            self.assert_fails(program, 1, WRONG)
+        for name, password in (("alice", "wrong again"), ("ALICE", PASSWORD)):
+            program = self.client(name, server.port, password)
+            self.assert_fails(program, 1, "too many attempts, wait ")
+            found = re.search(TOO_MANY, program.complaints[0])
+            assert found
+            self.assertLessEqual(1, int(found[1]))
+            self.assertLessEqual(int(found[1]), 15)
+        self.join(server.port, "guest")  # is none of its business
+
+    @unittest.skipUnless(has_other_host(), "this host has one address of its own")
+    def test_the_owner_at_another_address_gets_in_meanwhile(self) -> None:
+        self.have("alice")
+        server = self.start_server()
+        for _ in range(6):
+            guess(server.port, "alice")
+        with Valve(server.port, source=OTHER_HOST) as elsewhere:
+            alice = self.log_in("alice", elsewhere.port)
+            # Nor does that help the guesser.
+            self.assertRegex(guess(server.port, "alice"), TOO_MANY)
+            self.leave(alice)
+
+    @unittest.skipUnless(has_other_host(), "this host has one address of its own")
+    def test_after_twenty_for_any_names_an_address_has_to_wait(self) -> None:
+        self.have("alice")
+        server = self.start_server("--members-only")
+        for n in range(20):
+            self.assertEqual(guess(server.port, f"name{n}"), WRONG)
+        self.assert_fails(self.client("alice", server.port, PASSWORD), 1, "too many attempts, wait")
+        with Valve(server.port, source=OTHER_HOST) as elsewhere:
+            self.log_in("alice", elsewhere.port)
+
+    def test_the_wait_grows_and_ends(self) -> None:
+        self.have("alice", "bob")
+        port = self.start_server(login_wait=1.0).port
+        for name in ("bob", "alice"):
+            for _ in range(5):
+                self.assertEqual(guess(port, name), WRONG)
+            self.assertEqual(guess(port, name), "too many attempts, wait 1 s")
+        wait_until(lambda: guess(port, "alice") == WRONG, "the end of the wait")
+        self.assertEqual(guess(port, "alice"), "too many attempts, wait 2 s")
+        self.leave(self.log_in("bob", port))
+
+
+class Takeover(AccountsTest):
+    def test_a_second_login_ends_the_older_client_and_nobody_else_notices(self) -> None:
+        port = self.start_server().port
+        older = self.register("alice", port)
+        (bob,) = self.join(port, "bob")
+        newer = self.log_in("alice", port)
+        self.assert_put_out(older, ELSEWHERE)
+        newest = self.log_in("ALICE", port)
+        self.assert_put_out(newer, ELSEWHERE)
+        bob.type("DM alice hi", "WHO")
+        newest.wait_for(*direct("bob", "hi"))
+        newest.type("hello")
+        bob.wait_for(*public("alice", "hello"))
+        bob.wait_for("* here: alice, bob", times=2)
+        self.assertEqual(passages(bob.shown), [])
+        self.assertTrue(newest.is_running())
+        self.assertEqual(self.leave(newest).count(*direct("bob", "hi")), 1)
+
+    def test_lines_that_the_older_one_could_not_deliver_are_named(self) -> None:
+        self.have("alice")
+        port = self.start_server("--rate", "1").port
+        (bob,) = self.join(port, "bob")
+        older = self.log_in("alice", port)
+        texts = [f"line {n}" for n in range(12)]  # of which the rate lets 2 through at once
+        older.type(*texts)
+        bob.wait_for(*public("alice", "line 1"))
+        self.log_in("alice", port)
+        self.assertEqual(older.status(), 1)
+        lost = [line.partition(": PM ")[2] for line in older.shown if "not delivered" in line]
+        words = f"{len(lost)} lines were not delivered"
+        self.assertEqual(older.complaints, [f"{ELSEWHERE}, and {words}"])
+        self.assertGreater(len(lost), 1)
+        self.assertEqual(lost, texts[-len(lost) :])
+        self.assertEqual(talk(self.leave(bob)), public("alice", *texts[: -len(lost)]))
+
+    def test_who_was_cut_off_during_the_takeover_is_told_and_does_not_fight_back(self) -> None:
+        server = self.start_server()
+        with Valve(server.port) as valve:
+            older = self.register("alice", valve.port, client_silence=0.5)
+            (bob,) = self.join(server.port, "bob")
+            valve.loses = lambda is_to_server, data: not is_handshake(data)
+            older.type("out of reach")
+            newer = self.log_in("alice", server.port)
+            before = self.crossed(valve).count("WELCOME")
+            wait_until(
+                lambda: self.crossed(valve).count("WELCOME") > before,
+                "the older one's asking again",
+            )
+            valve.open()
+            self.assertEqual(older.status(), 1, str(older))
+        self.assertEqual(older.complaints, [f"{ELSEWHERE}, and 1 line was not delivered"])
+        self.assertIn("* not delivered: PM out of reach", older.shown)
+        newer.type("still here")
+        bob.wait_for(*public("alice", "still here"))
+        self.assertEqual(self.leave(bob), ["* here: alice, bob", *public("alice", "still here")])
+
+
+class Messages(AccountsTest):
+    AWAY: Final = "* bob is away: kept until they are back"
+
+    def check_kept(self, interrupt: Callable[[], None], port: Callable[[], int]) -> None:
+        """Two messages are kept over ``interrupt``, and shown once."""
+        alice, carol = self.join(port(), "alice", "carol")
+        alice.type("DM bob one", "dm BOB two")
+        alice.wait_for(self.AWAY, times=2)
+        self.assertEqual(talk(self.leave(alice)), [self.AWAY] * 2)
+        self.assertEqual(talk(carol.shown), [])
+        interrupt()
+        first = self.log_in("bob", port())
+        first.wait_until(lambda: len(kept(first.shown)) == 2, "the kept messages")
+        self.assertEqual(kept(self.leave(first)), ["alice -> you: one", "alice -> you: two"])
+        self.assertEqual(kept(self.leave(self.log_in("bob", port()))), [])
+        interrupt()
+        self.assertEqual(kept(self.leave(self.log_in("bob", port()))), [])
+
+    def test_messages_to_an_account_that_is_away_are_kept_and_shown_once(self) -> None:
+        port = self.start_server().port
+        self.leave(self.register("bob", port))
+        self.check_kept(lambda: None, lambda: port)
+
+    def test_they_are_kept_also_if_the_server_is_killed(self) -> None:
+        self.have("bob")  # who has never been here
+        port = free_port()
+        servers = [self.start_server(port=port)]
+
+        def restart() -> None:
+            self.kill(servers[-1])
+            servers.append(self.start_server(port=port))
+
+        self.check_kept(restart, lambda: port)
+
+    def test_who_pipes_a_message_in_is_told_too(self) -> None:
+        self.have("bob")
+        alice = self.client("alice", self.start_server().port)
+        alice.type("DM bob one")
+        alice.end_input()
+        self.assertEqual(talk(self.end(alice)), [self.AWAY])
+
+    def test_what_came_while_its_owner_was_here_is_not_kept(self) -> None:
+        port = self.start_server().port
+        bob = self.register("bob", port)
+        (alice,) = self.join(port, "alice")
+        bob.type("DM alice hi", "DM bob a note")
+        alice.wait_for(*direct("bob", "hi"))
+        alice.type("DM bob seen")
+        bob.wait_for(*direct("alice", "seen"), *direct("bob", "a note"))
+        self.leave(bob)
+        self.assertEqual(talk(alice.shown), direct("bob", "hi"))
+        self.assertEqual(kept(self.leave(self.log_in("bob", port))), [])
+
+    def test_a_message_to_a_guest_who_has_left_is_refused_in_words(self) -> None:
+        port = self.start_server().port
+        alice, bob = self.join(port, "alice", "bob")
+        self.leave(bob)
+        alice.wait_for("[HH:MM] * bob left")
+        alice.type("DM bob too late")
+        refusal = "* not delivered: nobody here is called bob. To say it to everyone: "
+        alice.wait_for(f"{refusal}PM DM bob too late")
+        self.leave(alice)
+        (bob,) = self.join(port, "bob")
+        self.assertEqual(talk(self.leave(bob)), [])
+
+
+class Secrets(AccountsTest):
+    OLD: Final = "cr\u00e8me br\u00fbl\u00e9e 4711"
+    NEW: Final = "se\u00f1or ni\u00f1o 0815"
+    TEXTS: Final = ("a public line", "a private line", "a line that is kept")
+
+    def test_passwords_and_texts_are_nowhere_but_where_they_belong(self) -> None:
+        server = self.start_server()
+        self.add("bob", password=self.OLD)
+        with Valve(server.port) as wire:
+            alice = self.register("alice", wire.port, self.OLD)
+            (carol,) = self.join(wire.port, "carol")
+            said, private, late = self.TEXTS
+            alice.type(said, f"DM carol {private}", f"DM bob {late}")
+            carol.wait_for(*public("alice", said), *direct("alice", private))
+            alice.wait_for("* bob is away: kept until they are back")
+            self.leave(alice)
+            accounts = self.known_accounts(alice=self.OLD, bob=self.OLD)
+            alice = self.client("alice", wire.port, self.OLD, "--register", new=self.NEW)
+            alice.wait_for("* the password of alice is changed")
+            self.leave(alice)
+            bob = self.log_in("bob", wire.port, self.OLD)
+            bob.wait_until(lambda: len(kept(bob.shown)) == 1, "the kept message")
+            self.leave(bob)
+            self.leave(self.log_in("alice", wire.port, self.NEW))
+            files = self.contents_of_files()  # also of the write-ahead log
+        server.send_signal(signal.SIGTERM)
+        server.status()
+        files += self.contents_of_files()
+        accounts |= self.known_accounts(alice=self.NEW, bob=self.OLD)
+        sent = b"\n".join(wire.seen)
+        # These are found, so the others would be.
+        self.assertIn(b'"username":"alice"', sent)
+        for text in self.TEXTS:
+            self.assertIn(text.encode(), files)
+        self.assertEqual(len(accounts), 3)
+        for _, password, salt, verifier in accounts:
+            raw = unicodedata.normalize("NFC", password).encode()
+            x = hashlib.pbkdf2_hmac("sha256", raw, salt, ITERATIONS)
+            self.assertEqual(GROUP.pad(GROUP.power(int.from_bytes(x, "big"))), verifier)
+            self.assert_not_in(x, sent, files)
+            self.assert_not_in(verifier, sent)
+            self.assertIn(verifier, files)
+        for password in (self.OLD, self.NEW):
+            for form in ("NFC", "NFD"):
+                self.assert_not_in(unicodedata.normalize(form, password).encode(), sent, files)
+        for text in (*self.TEXTS, "REGISTER"):
+            self.assert_not_in(text.encode(), sent)
+        for program in (server, alice, bob, carol):
+            for line in (*program.shown, *program.complaints):
+                self.assertNotIn("4711", line)
+                self.assertNotIn("0815", line)
+
+    def known_accounts(self, **passwords: str) -> set[tuple[str, str, bytes, bytes]]:
+        """(name, password, salt, verifier) of each."""
+        with closing(sqlite3.connect(self.db)) as file:
+            rows = file.execute("SELECT name, salt, verifier FROM accounts").fetchall()
+        return {(name, passwords[name], salt, verifier) for name, salt, verifier in rows}
+
+    def contents_of_files(self) -> bytes:
+        paths = [path for path in Path(self.folder).rglob("*") if path.is_file()]
+        self.assertIn(self.db, paths)
+        return b"\n".join(path.read_bytes() for path in paths)
+
+    def assert_not_in(self, secret: bytes, *places: bytes) -> None:
+        """Neither as it is nor in one of the usual disguises."""
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret).rstrip(b"=")):
+            for place in places:
+                self.assertEqual(place.find(form), -1, form)
+
+
+class Crashes(AccountsTest):
+    """The server dies at the moment of registering."""
+
+    def check_goes_on(self, loses: Callable[[bool, bytes], bool], has_arrived: bool) -> None:
+        port = free_port()
+        server = self.start_server(port=port)
+        with Valve(port) as valve:
+            valve.loses = loses
+            alice = self.client("alice", valve.port, PASSWORD, "--register")
+            wait_until(partial(self.is_at_it, valve, has_arrived), "the registration")
+            self.kill(server)
+            self.assertEqual(self.accounts(), ["alice"] if has_arrived else [])
+            valve.open()
+            self.start_server(port=port)
+            alice.wait_for("* registered alice")
+            (bob,) = self.join(port, "bob")
+            alice.type("hello")
+            bob.wait_for(*public("alice", "hello"))
+            shown = self.leave(alice)
+        self.assertEqual(shown.count("* registered alice"), 1)
+        self.assertEqual(self.accounts(), ["alice"])
+        self.leave(self.log_in("alice", port))
+
+    def is_at_it(self, valve: Valve, has_arrived: bool) -> bool:
+        if has_arrived:
+            with closing(sqlite3.connect(self.db)) as file:
+                return bool(file.execute("SELECT count(*) FROM accounts").fetchone()[0])
+        return any(not is_handshake(data) for data in valve.seen)
+
+    def test_before_it_has_heard_of_it(self) -> None:
+        self.check_goes_on(
+            lambda is_to_server, data: is_to_server and not is_handshake(data), has_arrived=False
+        )
+
+    def test_before_the_client_has_heard_of_its_success(self) -> None:
+        self.check_goes_on(
+            lambda is_to_server, data: not is_to_server and not is_handshake(data), has_arrived=True
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
