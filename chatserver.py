@@ -363,7 +363,7 @@ class Store:
     def commit(self) -> list[Member]:
         """Writes what has changed, in one transaction, and publishes it; returns the members."""
         logs, members = list(self.changed_logs.values()), list(self.changed_members.values())
-        if not (logs or members):
+        if not (logs or members or self.changed_accounts):
             return []
         with self._transaction():
             for each in logs:

@@ -457,6 +457,31 @@ class SessionTest(AccountsTest):
     def replay(self, w: World, data: bytes, source: str) -> None:
         w.server.receive(data, source, w.network.now)
 
+    def test_a_proof_for_what_the_name_was_before_is_worthless(self) -> None:
+        """A guest's, and one with the password of before: both are on their way meanwhile."""
+        old, new = account("alice"), account("alice", b"new")
+        wanted = "this name needs its password (the server)"
+        for before, credentials, failure in (
+            ([], Credentials(), wanted),
+            ([old], knows(), WRONG),
+            ([replace(old, id=new.id)], knows(), WRONG),
+        ):
+            with self.subTest(failure=failure), world() as w:
+                (bob,) = w.joined("bob")
+                for each in before:
+                    w.server.store.add(each)
+                alice = w.client("alice", credentials=credentials)
+                self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "alice", b'"PROVE"'))))
+                if new.id not in [each.id for each in before]:
+                    w.server.store.remove("alice")
+                    w.server.store.add(new)
+                w.server.store.changed_accounts["alice"] = new
+                w.server.store.commit()
+                w.run(5)
+                self.assertEqual(alice.client.failure, failure)
+                self.assertEqual(handshakes(w, alice, b'"WELCOME"'), [])
+                self.assertEqual(presence(bob, "alice"), [])
+
     def test_an_owner_who_has_left_brings_no_ghost_back(self) -> None:
         """It asks whether its last lines have arrived, since the answer was lost."""
         with world() as w:
