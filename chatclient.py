@@ -13,7 +13,7 @@
     Screen    where lines appear: above the prompt of a terminal, or one by one in a pipe
 
 On a terminal there is a prompt; in a pipe every input line is delivered before the program ends.
-Exit status: 0 left with everything delivered, 1 could not join or deliver, 2 usage.
+Exit status: 0 left with everything delivered, 1 could not join or deliver or was put out, 2 usage.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from types import ModuleType
 from typing import Final, NoReturn, TypeAlias, TypeVar, assert_never
 
 import protocol
-from protocol import TIMING, VERSION, LogId, ProtocolError, Timing, fold
+from protocol import TIMING, VERSION, LogId, ProtocolError, Refusal, Timing, fold
 
 readline: ModuleType | None
 try:
@@ -69,11 +69,12 @@ EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
 
 class Failed(Exception):
-    """The room cannot be joined; the text is for the person."""
+    """The room cannot be joined; the text is for the person. The code is REFUSED's, if the right
+    password would mend it."""
 
-
-class PasswordWanted(Failed):
-    """It can be joined with a password only, and the person has not given one."""
+    def __init__(self, words: str, code: str = "") -> None:
+        super().__init__(words)
+        self.code = code
 
 
 class Credentials:
@@ -102,13 +103,13 @@ class Credentials:
                 )
             return protocol.GUEST_SECRET
         if password is None:
-            raise PasswordWanted("this name needs its password")
+            raise Failed("this name needs its password", Refusal.LOGIN.value)
         try:
             return self._secret(password, salt, iterations)
         except ProtocolError as error:
             raise Failed(f"this server asks for something dangerous: {error}") from None
 
-    def registered(self) -> None:
+    def adopt_new(self) -> None:
         """The new password is the one that counts."""
         self.password, self.registration = self._new, None
 
@@ -242,7 +243,7 @@ class Client:
         self._hint_at = -inf
         self._has_registered = False  # and not logged in since
         self._has_said_trouble = False
-        self._refusal = ""  # the kind that was told last
+        self._refusal: str | None = None  # its code, if one was told
 
     # -- what the person does
 
@@ -291,7 +292,7 @@ class Client:
         except ProtocolError:
             pass
         except Failed as error:
-            self._refused(type(error).__name__, str(error), now)
+            self._refused(error.code, str(error), now)
 
     def port_closed(self, now: float) -> None:
         """The server's host says that nobody listens. Before the first joining that is believed
@@ -363,12 +364,8 @@ class Client:
                     self.shown.append(f"{at} {sender} -> you: {text}")
             case protocol.Accepted(accepted, words):
                 self._tell(words)
+                self._accepted(self._pending.pop(accepted, None), now)
                 self._progress_at = now
-                if isinstance(self._pending.pop(accepted, None), protocol.Register):
-                    self._credentials.registered()
-                    self._has_registered = True  # and goes on as the name's owner
-                    self._attempt = self._new_attempt(now)
-                    self._trouble_since = now
             case protocol.Declined(refused, words):
                 self._show_refusal(self._pending.pop(refused, None), words, now)
                 self._progress_at = now
@@ -379,10 +376,7 @@ class Client:
             case protocol.Closing():
                 self._tell("the server is shutting down: waiting for it to return")
             case protocol.Expelled(words):
-                for unanswered in self._unanswered():
-                    self._tell(f"may not have arrived: {_in_words(unanswered)}")
-                lost = self._say_undelivered()
-                self.failure = f"{words}, and {lost}" if lost else words
+                self._expelled(words)
             case protocol.Joined() | protocol.Exit() if is_history or has_our_name:
                 pass
             case protocol.Joined():
@@ -402,6 +396,19 @@ class Client:
                 self._progress_at = now
                 return True
         return False
+
+    def _accepted(self, message: protocol.Message | None, now: float) -> None:
+        if isinstance(message, protocol.Register):  # from now on as the name's owner
+            self._credentials.adopt_new()
+            self._has_registered = True
+            self._attempt = self._new_attempt(now)
+            self._trouble_since = now
+
+    def _expelled(self, words: str) -> None:
+        for message in self._unanswered():
+            self._tell(f"may not have arrived: {_in_words(message)}")
+        lost = self._say_undelivered()
+        self.failure = f"{words}, and {lost}" if lost else words
 
     def _show_refusal(self, message: protocol.Message | None, words: str, now: float) -> None:
         if isinstance(message, protocol.Register):  # nobody becomes a guest without a word
@@ -447,20 +454,19 @@ class Client:
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
 
-    def _refused(self, kind: str, words: str, now: float) -> None:
+    def _refused(self, code: str, words: str, now: float) -> None:
         """Turned away. That ends the first joining; later it may pass, since nobody has proved
         that it was the server who said so."""
-        is_wrong = kind == protocol.Refusal.LOGIN.value
+        is_login = code == Refusal.LOGIN.value
         if not self.has_joined:
-            self.failure = f"{words} ({self._server})"
-            self.wants_password = is_wrong or kind == PasswordWanted.__name__
+            self.failure, self.wants_password = f"{words} ({self._server})", is_login
             return
-        if kind != self._refusal:
+        if code != self._refusal:
             self._tell(f"not let in again ({words}): still trying")
-            self._has_said_trouble, self._refusal = True, kind
+            self._has_said_trouble, self._refusal = True, code
         self._attempt = self._new_attempt(now)
         pause = self._pause(now - self._trouble_since)
-        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_wrong)
+        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_login)
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
@@ -526,7 +532,7 @@ class Client:
         if self._has_said_trouble:
             self._tell("connected")
             self._has_said_trouble = False
-            self._refusal = ""
+            self._refusal = None
 
     def _tell(self, words: str) -> None:
         self.shown.append(f"* {words}")
@@ -1021,12 +1027,12 @@ def _prepared(typed: str) -> bytes:
 def _enter(client: Client, credentials: Credentials, network: Network, is_terminal: bool) -> bool:
     """Joins the room, and asks for the password where it needs one; whether it is joined."""
     network.enter()
-    for _ in range(PASSWORD_TRIES if is_terminal else 0):
-        if client.wants_password:
-            print(f"* {client.failure}")
-            password = _typed_password(f"Password for {client.username}: ")
-            client.log_in(password, time.monotonic())
-            network.enter()
+    tries = PASSWORD_TRIES if is_terminal else 0
+    while client.wants_password and tries:
+        tries -= 1
+        print(f"* {client.failure}")
+        client.log_in(_typed_password(f"Password for {client.username}: "), time.monotonic())
+        network.enter()
     if client.wants_password and credentials.password is None:
         where = "put it into CHAT_PASSWORD"
         if credentials.registration:

@@ -6,6 +6,7 @@
     Room      who is here, and which line goes to which log; it touches no socket and no clock
     Door      the handshake up to the proof: cookies and challenges, no sessions yet
     Brake     how long who has guessed passwords has to wait
+    Waiting   handshake packets, until there is time for them
     Server    sessions by id, what each has to read and to send, and when; no socket, no clock
     serve     the loop around it: socket, clock and signals
 
@@ -59,8 +60,7 @@ LINES_PER_TURN: Final = 256
 HANDSHAKES_PER_TURN: Final = 8.0
 PACKET_COST: Final = 0.25
 POWER_COST: Final = 3.0
-WAITING_HANDSHAKES: Final = 1024  # later ones are dropped: their clients repeat them
-WAITING_OF_NETWORK: Final = 64
+WAITING_HANDSHAKES: Final = 1024  # more are dropped: their clients repeat them
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
@@ -69,7 +69,7 @@ INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
 UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
-MAX_ACCOUNTS: Final = 10_000  # some 10 MB: whoever reaches the port can register names
+MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
 INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
 FORGET_EVERY: Final = 600  # seconds
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
@@ -116,6 +116,10 @@ class Account:
     verifier: bytes
     created: int = 0  # Unix seconds
     latest: bytes = field(default=b"", compare=False)  # the instance that has its place
+
+    @property
+    def is_guest(self) -> bool:
+        return not self.id
 
 
 GUEST: Final = Account(b"", "", b"", 0, protocol.GROUP.pad(protocol.GUEST_VERIFIER))
@@ -370,11 +374,7 @@ class Store:
                 self._write_log(each)
             self._file.executemany(
                 "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (m.key, m.name, m.lines, m.state.value, *where, m.account)
-                    for m in members
-                    for where in [(m.since, m.session, m.host, m.port)]
-                ],
+                [_row(member) for member in members],
             )
             for account in self.changed_accounts.values():
                 self._write_account(account)
@@ -439,7 +439,7 @@ class Store:
                 self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
 
     def hold(self) -> None:
-        """Lets nobody else write until ``commit``: what is read from now on is still so then."""
+        """Lets nobody else write until ``commit`` or its failure: what is read is still so then."""
         with self._translated():
             if not self._file.in_transaction:
                 self._file.execute("BEGIN IMMEDIATE")
@@ -460,6 +460,11 @@ class Store:
             if self._file.in_transaction:
                 self._file.execute("ROLLBACK")
             raise StoreError(f"the room file cannot be written: {error}") from error
+
+
+def _row(m: Member) -> tuple[object, ...]:
+    state = m.state.value
+    return m.key, m.name, m.lines, state, m.since, m.session, m.host, m.port, m.account
 
 
 # ---------------------------------------------------------------------------------------- room
@@ -515,7 +520,7 @@ class Room:
         """To a member; or into the inbox of an account that is away."""
         recipient = self.members.get(fold(message.to))
         account = GUEST if recipient else self._store.account(message.to)
-        if recipient is None and not account.id:
+        if recipient is None and account.is_guest:
             raise protocol.BadMessage(f"nobody here is called {message.to}")
         inbox = recipient.inbox if recipient else self._store.log(account.id)
         name = recipient.name if recipient else account.name
@@ -527,7 +532,7 @@ class Room:
             words = f"{name} is away: kept until they are back"
             self._answer(member, protocol.Accepted(number, words))
         else:
-            self._store.changed_members[recipient.key] = recipient
+            self._store.changed_members[recipient.key] = recipient  # it has something to read
             if recipient is not member:  # one line for a note to oneself
                 member.inbox.stage(line)
 
@@ -538,7 +543,7 @@ class Room:
         if account.id != member.account:
             raise protocol.BadMessage(f"the name {member.name} has another owner by now")
         words = f"the password of {member.name} is changed"
-        if not account.id:
+        if account.is_guest:
             if self._store.count_accounts() >= MAX_ACCOUNTS:
                 raise protocol.BadMessage("this room has no place for more accounts")
             member.account, words = member.key, f"registered {member.name}"
@@ -685,10 +690,19 @@ class Door:
         del self._knocks[knock.address, knock.join.nonce]
 
 
-def open_prove_untrusted(
-    knock: Knock, prove: protocol.Prove
-) -> tuple[protocol.SessionKeys, protocol.Resume]:
-    """The keys of the session and what PROVE says, or BadSeal or BadHandshake."""
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A PROVE that fits its knock."""
+
+    knock: Knock
+    prove: protocol.Prove
+    prove_bytes: bytes
+    keys: protocol.SessionKeys
+    resume: protocol.Resume
+
+
+def open_prove_untrusted(knock: Knock, prove: protocol.Prove, data: bytes) -> Proof:
+    """What PROVE, in ``data``, proves and says, or BadSeal or BadHandshake."""
     a_public = int.from_bytes(knock.join.public, "big")
     verifier = int.from_bytes(knock.account.verifier, "big")
     secret = protocol.server_secret_untrusted(a_public, knock.b, knock.b_public, verifier)
@@ -696,7 +710,7 @@ def open_prove_untrusted(
     resume = protocol.open_record_untrusted(
         protocol.Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
     )
-    return keys, resume
+    return Proof(knock, prove, data, keys, resume)
 
 
 # --------------------------------------------------------------------------------------- brake
@@ -717,13 +731,13 @@ class Brake:
     A guesser must be slowed down, and must not be able to keep the owner of a name out with that.
     So what counts is a name and a network (an IPv4 address, an IPv6 /64) together: five wrong
     passwords within a minute bring a wait of 15 s, and each further one twice the wait before, up
-    to 5 minutes, until there has been peace for so long. Nobody waits because of what others do
-    elsewhere, whatever that is. A network from which twenty are wrong, for whatever names, waits
-    as a whole in the same way. A guesser with many networks meets the third count: while a name
-    has had a hundred wrong passwords in a minute, the first one from a network brings the wait
-    that otherwise the fifth does. Who shares the guesser's network shares its wait, but a member
-    who is in can always come back: its own socket address counts as a network of its own. A
-    refusal to try counts for nothing, since no password was tried.
+    to 5 minutes, until there has been peace for so long. Nobody who knows the password waits
+    because of what others do elsewhere. A network from which twenty are wrong, for whatever names,
+    waits as a whole in the same way. A guesser with many networks meets the third count: while a
+    name has had a hundred wrong passwords in a minute, the first one from a network brings the
+    wait that otherwise the fifth does. Who shares the guesser's network shares its wait, but a
+    member who is in can always come back: its own socket address counts as a network of its own.
+    A refusal to try counts for nothing, since no password was tried.
     """
 
     def __init__(self, timing: Timing) -> None:
@@ -765,8 +779,8 @@ class Brake:
 
 
 class Waiting:
-    """Handshake packets that wait for their turn. Each network has one after the other, so that
-    a flood from one delays that one only."""
+    """Handshake packets that wait for their turn. Networks take turns, and if too many wait, it is
+    whoever sends most that loses some: a flood from one network delays that one only."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, deque[tuple[bytes, Address]]] = OrderedDict()
@@ -776,19 +790,25 @@ class Waiting:
         return self._count
 
     def put(self, data: bytes, address: Address) -> None:
-        if self._count < WAITING_HANDSHAKES:
-            queue = self._queues.setdefault(network_of(address[0]), deque())
-            if len(queue) < WAITING_OF_NETWORK:
-                queue.append((data, address))
-                self._count += 1
+        self._queues.setdefault(network_of(address[0]), deque()).append((data, address))
+        self._count += 1
+        if self._count > WAITING_HANDSHAKES:
+            most = max(self._queues, key=lambda network: len(self._queues[network]))
+            self._drop(most, self._queues[most].pop)
 
     def take(self) -> tuple[bytes, Address]:
-        network, queue = self._queues.popitem(last=False)
+        network = next(iter(self._queues))
+        self._queues.move_to_end(network)
+        return self._drop(network, self._queues[network].popleft)
+
+    def _drop(
+        self, network: str, end: Callable[[], tuple[bytes, Address]]
+    ) -> tuple[bytes, Address]:
         self._count -= 1
-        taken = queue.popleft()
-        if queue:
-            self._queues[network] = queue
-        return taken
+        dropped = end()
+        if not self._queues[network]:
+            del self._queues[network]
+        return dropped
 
 
 def network_of(host: str) -> str:
@@ -958,6 +978,12 @@ class Server:
     def handle(self, now: float, unix: int) -> None:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
         self._room.unix = unix
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_EVERY
+            try:
+                self._store.forget(unix - INSTANCE_MEMORY)
+            except StoreError as error:
+                log.warning("%s: old instances stay in it for now", error)
         self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
@@ -970,12 +996,6 @@ class Server:
         if now >= self._awaited_until:
             self._awaited_until = inf
             self._write_out_awaited()
-        if now >= self._forget_at:
-            self._forget_at = now + FORGET_EVERY
-            try:
-                self._store.forget(unix - INSTANCE_MEMORY)
-            except StoreError as error:
-                log.warning("%s: old instances stay in it for now", error)
 
     def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
@@ -1126,18 +1146,20 @@ class Server:
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
         account = self._store.account(name)
-        is_unknown = not account.id and self._options.members_only
+        is_unknown = account.is_guest and self._options.members_only
         return self._store.nobody(name) if is_unknown else account
 
     def _check_brake(
         self, join: protocol.Join, account: Account, address: Address, now: float
     ) -> None:
-        if account.id and (wait := self._brake.wait(*self._guesser(join.username, address), now)):
+        if account.is_guest:
+            return
+        if wait := self._brake.wait(*self._brake_key(join.username, address), now):
             words = f"too many attempts, wait {ceil(wait)} s"
             raise protocol.Objection(join.nonce, Refusal.WAIT, words)
 
-    def _guesser(self, name: str, address: Address) -> tuple[str, str]:
-        """What the brake counts by."""
+    def _brake_key(self, name: str, address: Address) -> tuple[str, str]:
+        """What the brake counts by: the name and the network."""
         host, port = address[:2]
         holder = self._room.members.get(fold(name))
         is_holders = holder is not None and (holder.host, holder.port) == (host, port)
@@ -1157,67 +1179,73 @@ class Server:
             return
         knock = replace(knock, account=account)  # its latest instance may be another one by now
         try:
-            self._check_brake(knock.join, knock.account, address, now)
-            keys, resume = self._log_in_untrusted(knock, prove, address, now)
-            member = self._admit(knock, resume, now)
+            self._check_brake(knock.join, account, address, now)
+            proof = self._open_prove_untrusted(knock, prove, data, now)
+            member, farewell = self._admit(proof, now)
         except Undecided:
             return  # the client repeats its PROVE
         except ProtocolError:
             self._door.use_up(knock)
             raise
         self._door.use_up(knock)
-        self._open_session(member, knock, prove, data, keys, resume, now)
+        session = self._open_session(member, proof, now)
+        if farewell is None:
+            self._settle_in(session, now)
+        else:
+            self._put_out(session, farewell, now)
 
-    def _log_in_untrusted(
-        self, knock: Knock, prove: protocol.Prove, address: Address, now: float
-    ) -> tuple[protocol.SessionKeys, protocol.Resume]:
-        """Opens a PROVE, and keeps count of wrong passwords."""
-        guesser = self._guesser(knock.join.username, address)
-        self._work -= POWER_COST * (2 if knock.account.id else 1)
+    def _open_prove_untrusted(
+        self, knock: Knock, prove: protocol.Prove, data: bytes, now: float
+    ) -> Proof:
+        """Does the arithmetic, and keeps count of wrong passwords."""
+        is_guest = knock.account.is_guest
+        key = self._brake_key(knock.join.username, knock.address)
+        self._work -= POWER_COST * (1 if is_guest else 2)
         try:
-            keys, resume = open_prove_untrusted(knock, prove)
+            proof = open_prove_untrusted(knock, prove, data)
         except ProtocolError:
-            if not knock.account.id:
+            if is_guest:
                 raise
-            self._brake.fail(*guesser, now)
+            self._brake.fail(*key, now)
             words = "wrong username or password"
             raise protocol.Objection(prove.nonce, Refusal.LOGIN, words) from None
-        if knock.account.id:
-            self._brake.succeed(*guesser)
-        return keys, resume
+        if not is_guest:
+            self._brake.succeed(*key)
+        return proof
 
-    def _admit(self, knock: Knock, resume: protocol.Resume, now: float) -> Member:
-        """The member that this instance is or becomes; it has not entered yet. Raises Objection
-        or Undecided."""
+    def _admit(self, proof: Proof, now: float) -> tuple[Member, str | None]:
+        """The member that this instance is or becomes; and, if it has no place in the room any
+        more, why not. Raises Objection or Undecided."""
+        knock, resume = proof.knock, proof.resume
         nonce, name, account = knock.join.nonce, knock.join.username, knock.account
         key = hashlib.sha256(resume.instance).digest()
         holder = self._room.members.get(fold(name))
         if holder and holder.key == key:
-            return holder
+            return holder, None
         known = self._store.member(key)
         if known and fold(known.name) != fold(name):
             raise protocol.Objection(nonce, Refusal.USERNAME, f"this client is {known.name}'s")
         if known and known.account != account.id:  # the name was given to somebody since
             known = None
-        if known and known.state is State.LEFT:
-            return known
         inbox = self._store.log(account.id or key)
         member = known or Member(key, account.name or name, account.id, inbox)
-        if account.id:
-            # One that is forgotten has been here too; but not so in an older copy of the file.
-            is_later = resume.room > self._room.log.next
-            has_been_here = known or (resume.log_id == self._store.log_id and not is_later)
-            if has_been_here and (holder or account.latest != key):  # a later one has its place
+        # One that is forgotten has been here too; but not so in an older copy of the file.
+        is_of_this_file = resume.log_id == self._store.log_id and resume.room <= self._room.log.next
+        if known or is_of_this_file:
+            has_successor = account.latest not in (b"", key) or bool(holder)
+            if not account.is_guest and has_successor:
                 member.state = State.LEFT
-                return member
-        elif holder and not self._is_deserted(holder, knock.address, now):
+                return member, ELSEWHERE
+        if member.state is State.LEFT:
+            return member, "this client has left the room"
+        if account.is_guest and holder and not self._is_deserted(holder, knock.address, now):
             raise protocol.Objection(nonce, Refusal.IN_USE, f"the name {holder.name} is in use")
         if not holder and len(self._room.members) >= self._options.max_users:
             words = f"the room is full ({self._options.max_users} members)"
             raise protocol.Objection(nonce, Refusal.FULL, words)
-        if holder and not account.id:
+        if account.is_guest and holder:
             self._room.leave(holder, State.WRITTEN_OUT, "replaced")
-        return member
+        return member, None
 
     def _is_deserted(self, holder: Member, address: Address, now: float) -> bool:
         """Whether the holder of a name that somebody at ``address`` wants is gone: if that was its
@@ -1240,22 +1268,14 @@ class Server:
         self._end(session)
         return True
 
-    def _open_session(
-        self,
-        member: Member,
-        knock: Knock,
-        prove: protocol.Prove,
-        data: bytes,
-        keys: protocol.SessionKeys,
-        resume: protocol.Resume,
-        now: float,
-    ) -> None:
+    def _open_session(self, member: Member, proof: Proof, now: float) -> Session:
         if old := self._sessions.get(member.session):
             self._end(old)
-        terms = self._terms(member, resume)
-        proof, sealed = protocol.seal_record(keys.welcome, prove.proof, terms)
+        knock, keys = proof.knock, proof.keys
+        terms = self._terms(member, proof.resume)
+        reply, sealed = protocol.seal_record(keys.welcome, proof.prove.proof, terms)
         welcome = protocol.format_handshake(
-            protocol.Welcome(prove.nonce, prove.session, proof, sealed)
+            protocol.Welcome(knock.join.nonce, knock.session, reply, sealed)
         )
         writes = {LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0}
         channel = protocol.Channel(self._timing, now, {LogId.LINES: terms.lines}, writes)
@@ -1263,23 +1283,21 @@ class Server:
         bucket = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
         logs = {LogId.ROOM: self._room.log, LogId.INBOX: member.inbox, LogId.NOTICES: Log()}
         session = Session(
-            prove.session, knock.address, keys, member, channel, bucket, data, welcome, logs
+            *(knock.session, knock.address, keys, member, channel, bucket),
+            *(proof.prove_bytes, welcome, logs),
         )
         member.session, (member.host, member.port) = session.id, knock.address[:2]
         self._store.changed_members[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
         self._replies.append((welcome, knock.address))
-        self._settle_in(session, knock.account, now)
+        return session
 
-    def _settle_in(self, session: Session, account: Account, now: float) -> None:
-        """The member enters, or comes back; or it only wants to know what has become of it."""
+    def _settle_in(self, session: Session, now: float) -> None:
+        """The member enters, or comes back. If it has an account, nobody else reads the inbox of
+        that from now on."""
         member = session.member
-        if member.state is State.LEFT:
-            has_successor = account.id and account.latest != member.key
-            self._put_out(session, ELSEWHERE if has_successor else "", now)
-            return
-        if account.id:  # nobody else reads its inbox from now on
+        if member.account:
             for other in self._sessions.values():
                 if other is not session and other.logs[LogId.INBOX] is member.inbox:
                     is_in = other.member.state is State.PRESENT
@@ -1494,11 +1512,11 @@ def manage_accounts(args: argparse.Namespace) -> list[str]:
             if not store.remove(args.remove_user):
                 raise StoreError(f"nobody is registered as {args.remove_user}")
             return [f"removed {args.remove_user}"]
-        return [
-            f"{account.name:{protocol.MAX_NAME}} {time.strftime('%Y-%m-%d %H:%M', created)}"
-            for account in store.accounts()
-            for created in [time.localtime(account.created)]
-        ]
+        return [f"{a.name:{protocol.MAX_NAME}} {_date(a.created)}" for a in store.accounts()]
+
+
+def _date(unix: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix))
 
 
 def _add_user(path: str, name: str, password: bytes) -> str:

@@ -209,8 +209,9 @@ class Timing:
     login_window: float = 60.0  # in which wrong passwords are counted
     login_wait: float = 15.0  # after too many of them, and doubled from then on ...
     max_login_wait: float = 300.0  # ... up to this
-    # Until a client that was in tries a refused password again: it must not keep a wait alive.
-    login_pause: float = 400.0
+    # Until a client that was in tries a refused password again: more than twice max_login_wait,
+    # or it would keep a wait alive.
+    login_pause: float = 700.0
 
 
 TIMING: Final = Timing()
@@ -471,9 +472,9 @@ def _parse_form(line: str, kinds: Iterable[type[Any]]) -> Any:
 def parse_line_untrusted(raw: bytes) -> Message:
     """A client's line: complete, clean and of legal length, or BadMessage."""
     line = _decode_untrusted(raw).lstrip()
-    word, _, rest = line.partition(" ")
+    word = line.split(None, 1)[0] if line else ""
     if word.upper() == "REGISTER":  # never a text, however broken: it is nobody's business
-        return _check_registration(_parse_form(f"REGISTER {rest}", (Register,)))
+        return _check_registration(_parse_form(word.upper() + line[len(word) :], (Register,)))
     message = parse_message(line)
     if isinstance(message, Public | Direct):
         _check_text(message.text)

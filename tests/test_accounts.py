@@ -25,6 +25,7 @@ from chatserver import (
     Member,
     Session,
     Store,
+    StoreError,
 )
 from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
 from tests.network import HEALTHY, Datagram, Faults
@@ -1109,6 +1110,37 @@ class OperatorTest(AccountsTest):
             server.commit()
             w.run(30)
             self.assertEqual(w.server.store.account("alice"), account("alice"))
+
+    def test_nobody_else_writes_between_a_registration_and_its_commit(self) -> None:
+        """Also in the turn in which old instances are forgotten."""
+        with world() as w, operator(w) as store:
+            store._file.execute("PRAGMA busy_timeout = 0")
+            (alice,) = w.joined("alice")
+            w.run(1)
+            server = w.server.server
+            server._forget_at = w.network.now
+            mine = protocol.registration(PASSWORD, b"s" * 16)
+            alice.client.say(mine, w.network.now)
+            for data in alice.client.datagrams(w.network.now):
+                server.receive_untrusted(data, ("alice", 7890), w.network.now)
+            server.handle(w.network.now, EPOCH)
+            with self.assertRaises(StoreError):
+                store.add(account("alice", b"theirs"))
+            server.commit()
+            self.assertFalse(store.add(account("alice", b"theirs")))
+
+    def test_who_has_slept_while_the_account_was_made_again_logs_in_again(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            with asleep(w, alice):
+                w.run(90)
+                with operator(w) as store:
+                    store.remove("alice")
+                    store.add(account("alice"))
+            w.run(30)
+            self.assert_goes_on(alice)
 
     def test_an_account_that_is_removed_while_its_owner_logs_in_does_not_come_back(self) -> None:
         """The operator's program commits between what the server does and its commit of that."""

@@ -1,4 +1,4 @@
-"""How long guessers wait, to the second, and who does not have to."""
+"""How long guessers wait, to the second, and who need not; and who waits for a handshake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from chatserver import (
     FAILURES_OF_BOTH,
     FAILURES_OF_NAME,
     FAILURES_OF_NETWORK,
+    WAITING_HANDSHAKES,
     Brake,
+    Waiting,
     network_of,
 )
 from protocol import TIMING
@@ -80,6 +82,13 @@ class BrakeTest(unittest.TestCase):
         for minute in range(100):
             self.be_wrong(1, minute * WINDOW)
             self.assert_wait(0, minute * WINDOW)
+
+    def test_a_client_that_goes_on_with_an_old_password_does_not_keep_a_wait_alive(self) -> None:
+        self.be_wrong(2 * FAILURES_OF_BOTH)
+        self.assert_wait(LONGEST, 0.0)
+        for count in range(1, 10):
+            self.be_wrong(1, count * TIMING.login_pause)
+            self.assert_wait(0, count * TIMING.login_pause)
 
     def test_after_as_long_a_peace_as_the_longest_wait_all_is_forgiven(self) -> None:
         for peace, wait in ((LONGEST - EPSILON, 30.0), (LONGEST, 0.0)):
@@ -157,6 +166,53 @@ class BrakeTest(unittest.TestCase):
         self.be_wrong(10 * FAILURES_OF_NAME)
         times = self.brake._failures["alice", ""].times
         self.assertEqual(len(times), FAILURES_OF_NAME)
+
+
+class WaitingTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.waiting = Waiting()
+
+    def put(self, count: int, host: str) -> None:
+        for number in range(count):
+            self.waiting.put(b"%d" % number, (host, 7890))
+
+    def take_all(self) -> list[tuple[bytes, str]]:
+        taken = []
+        while self.waiting:
+            data, address = self.waiting.take()
+            taken.append((data, address[0]))
+        return taken
+
+    def test_networks_take_turns(self) -> None:
+        self.put(3, "flood")
+        self.put(1, "one")
+        self.put(2, "two")
+        taken = self.take_all()
+        hosts = [host for _, host in taken]
+        self.assertEqual(hosts, ["flood", "one", "two", "flood", "two", "flood"])
+        self.assertEqual([data for data, host in taken if host == "flood"], [b"0", b"1", b"2"])
+
+    def test_a_network_that_has_had_its_turn_waits_for_the_others(self) -> None:
+        self.put(2, "flood")
+        self.put(2, "one")
+        self.waiting.take()
+        self.put(1, "flood")
+        self.assertEqual([host for _, host in self.take_all()], ["one", "flood", "one", "flood"])
+
+    def test_who_sends_most_loses_what_is_too_much(self) -> None:
+        for number in range(16):
+            self.put(WAITING_HANDSHAKES // 16, f"flood {number}")
+        self.put(1, "newcomer")
+        self.assertEqual(len(self.waiting), WAITING_HANDSHAKES)
+        taken = self.take_all()
+        self.assertEqual(len(taken), WAITING_HANDSHAKES)
+        self.assertIn((b"0", "newcomer"), taken[:17])
+
+    def test_it_is_bounded_however_many_networks_there_are(self) -> None:
+        for number in range(2 * WAITING_HANDSHAKES):
+            self.put(1, f"host {number}")
+        self.assertEqual(len(self.waiting), WAITING_HANDSHAKES)
+        self.assertEqual(len(self.waiting._queues), WAITING_HANDSHAKES)
 
 
 class NetworkOfTest(unittest.TestCase):
