@@ -242,10 +242,11 @@ class Store:
         self._logs: WeakValueDictionary[bytes, StoredLog] = WeakValueDictionary()
         self._data_version = -1  # of no file
         try:
-            self._lock = self._open(f"{path}-lock", 0.1)
+            patience = 0.1 if alone else 1.0
+            self._lock = self._open(f"{path}-lock", patience)
             if alone:
                 self._take_lock()
-            self._file = self._open(path, 0.1 if alone else 5.0)
+            self._file = self._open(path, patience)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
@@ -269,23 +270,30 @@ class Store:
         return sqlite3.connect(path, timeout=patience, isolation_level=None)
 
     def _prepare(self, random_bytes: RandomBytes) -> None:
-        (version,) = self._file.execute("PRAGMA user_version").fetchone()
+        newest = len(self._STEPS)
+        if self._version() == newest:
+            return
+        with suppress(sqlite3.OperationalError):
+            self._take_lock()
+        if (version := self._version()) == newest:  # another process was quicker
+            return
+        if not self._lock.in_transaction:
+            raise sqlite3.DatabaseError("a server of an older version has it: end that one first")
+        steps = (s.format(random=random_bytes(16).hex()) for s in self._STEPS[version:])
+        script = f"BEGIN IMMEDIATE; {''.join(steps)} PRAGMA user_version = {newest}; COMMIT;"
+        self._file.executescript(script)
+
+    def _version(self) -> int:
+        """The file's; 0 of a new one. DatabaseError if it is of something else."""
+        # In this order: another process may be making the file.
         (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (version,) = self._file.execute("PRAGMA user_version").fetchone()
         newest = len(self._STEPS)
         if version > newest or (version == 0 and tables):
             raise sqlite3.DatabaseError(
                 f"it is of version {version}, and this program knows 1 to {newest}"
             )
-        if version == newest:
-            return
-        try:
-            self._take_lock()
-        except sqlite3.OperationalError:
-            message = "a server of an older version has it: end that one first"
-            raise sqlite3.DatabaseError(message) from None
-        steps = (s.format(random=random_bytes(16).hex()) for s in self._STEPS[version:])
-        script = f"BEGIN IMMEDIATE; {''.join(steps)} PRAGMA user_version = {newest}; COMMIT;"
-        self._file.executescript(script)
+        return int(version)
 
     def close(self) -> None:
         self._file.close()
@@ -1121,8 +1129,8 @@ class Server:
                     raise protocol.BadPacket("a handshake packet that only a server sends")
         except protocol.Objection as error:
             # What costs strangers nothing must not fill the operator's disk.
-            is_cheap = error.code in (Refusal.VERSION, Refusal.USERNAME, Refusal.WAIT)
-            level = logging.DEBUG if is_cheap else logging.INFO
+            is_known = error.code in (Refusal.IN_USE, Refusal.FULL)
+            level = logging.INFO if is_known else logging.DEBUG
             log.log(level, "refused %s port %d: %s", *address[:2], error)
             refusal = protocol.Refused(error.nonce, error.code.value, str(error))
             self._answer(refusal, address, len(data))
@@ -1207,6 +1215,8 @@ class Server:
             if is_guest:
                 raise
             self._brake.fail(*key, now)
+            name, (host, port) = knock.join.username, knock.address[:2]
+            log.info("wrong password for %s from %s port %d", name, host, port)
             words = "wrong username or password"
             raise protocol.Objection(prove.nonce, Refusal.LOGIN, words) from None
         if not is_guest:
@@ -1554,10 +1564,12 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     args = _parser().parse_args(argv)
     if args.add_user or args.remove_user or args.list_users:
         try:
-            for line in manage_accounts(args):
-                print(line)
+            print("".join(f"{line}\n" for line in manage_accounts(args)), end="", flush=True)
         except (StoreError, protocol.BadMessage) as error:
             print(f"chatserver.py: {error}", file=sys.stderr)
+            return 1
+        except OSError:  # nobody reads it, or a full disk
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         return 0
     level = logging.DEBUG if args.verbose else logging.INFO

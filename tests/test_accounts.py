@@ -112,6 +112,10 @@ def is_logged_in(w: World, end: ClientEnd) -> bool:
     )
 
 
+def has_challenge(w: World, of: ClientEnd) -> bool:
+    return bool(challenges(w, of))
+
+
 def session_of(w: World, name: str) -> Session:
     return w.server.server._sessions[w.server.server._room.members[name].session]
 
@@ -429,6 +433,26 @@ class SessionTest(AccountsTest):
                 self.assertEqual(presence(bob, "alice"), ["* alice joined"])
                 self.assert_said_once(alice, "* logged in as alice")
                 self.assert_goes_on(alice)
+
+    def test_an_older_copy_of_the_file_puts_out_nobody(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            alice = w.join("alice", "desk", knows())
+            alice.say("#1")
+            w.run(1)
+            alice.leave()
+            w.run(1)
+            w.server.kill()
+            copy = w.server.path.read_bytes()
+            w.server.start()
+            alice = w.join("alice", "phone", knows())
+            alice.say("#2", "#3")
+            w.run(2)
+            w.server.kill()
+            w.server.path.write_bytes(copy)
+            w.server.start()
+            w.run(40)
+            self.assert_goes_on(alice)
 
     def test_a_recorded_login_opens_no_second_session(self) -> None:
         with world() as w:
@@ -1415,6 +1439,13 @@ class BrakeInTheServerTest(AccountsTest):
             w.network.run(failed_at + TIMING.login_wait)
             self.assertEqual(guess(w, "cafe port 97", PASSWORD), LET_IN)
 
+    def test_the_operator_is_told_who_guesses_whose_password(self) -> None:
+        with world() as w, self.assertLogs("chatserver", "INFO") as logged:
+            add(w, "alice")
+            guess(w, "cafe")
+        words = [record.getMessage() for record in logged.records]
+        self.assertEqual(words, ["wrong password for alice from cafe port 7890"])
+
     def test_challenges_that_were_collected_before_give_no_more_tries(self) -> None:
         with world() as w:
             add(w, "alice")
@@ -1460,6 +1491,36 @@ class BrakeInTheServerTest(AccountsTest):
             for number in range(FAILURES_OF_NAME):
                 brake.fail("alice", f"botnet {number // 4}", w.network.now)
             self.assertEqual(guess(w, "home", PASSWORD), LET_IN)
+
+    def test_a_refusal_to_try_costs_no_arithmetic_and_no_line_for_the_operator(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            self.guesses(w, "cafe")
+            with (
+                self.assertNoLogs("chatserver", "INFO"),
+                mock.patch.object(protocol, "server_public", side_effect=AssertionError),
+            ):
+                self.assertIn("too many", guess(w, "cafe port 99"))
+
+    def test_wrong_passwords_do_not_make_a_turn_long(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            ends = [w.client("alice", f"guesser {n}", knows(b"wrong")) for n in range(20)]
+            for end in ends:
+                self.assertTrue(w.network.run(9, partial(has_challenge, w, end)))
+            w.run(0)
+            server, now = w.server.server, w.network.now
+            for end in ends:
+                attempt = end.client._attempt
+                assert attempt
+                for data in end.client.datagrams(now):
+                    server.receive_untrusted(data, (end.host, 7890), now)
+            name = "server_secret_untrusted"
+            with mock.patch.object(
+                protocol, name, side_effect=protocol.server_secret_untrusted
+            ) as power:
+                server.handle(now, EPOCH)
+            self.assertLessEqual(power.call_count, 2)
 
     def test_a_server_that_was_restarted_has_forgotten(self) -> None:
         with world() as w:

@@ -552,6 +552,14 @@ class TheOperator(AccountsTest):
         self.assertEqual(self.accounts(), ["bob"])
         self.assertFalse(os.path.exists(missing))
 
+    @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
+    def test_a_list_that_cannot_be_printed_is_no_traceback(self) -> None:
+        self.have("bob")
+        arguments = command("chatserver", ["--list-users", "--db", str(self.db)], {})
+        with open("/dev/full", "wb") as full:
+            program = self.start(arguments, stdout=full.fileno())
+        self.assertEqual((program.status(), program.complaints), (1, []))
+
     def test_bad_names_and_combinations_are_status_2(self) -> None:
         name = ("is not a username: 1 to 32 ASCII letters", "--help")
         together = ("not allowed with argument", "--help")

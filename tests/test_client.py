@@ -65,6 +65,18 @@ class NetworkTest(unittest.TestCase):
         finished.set()
         network.join()
 
+    def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
+        network = self.network(self.client())
+        client = mock.Mock(is_over=True, shown=["line"])
+        client.datagrams.return_value = [b"acknowledgement"]
+        screen, udp = mock.Mock(is_closed=False), mock.Mock()
+        order = mock.Mock()
+        order.attach_mock(screen.show, "show")
+        order.attach_mock(udp.send, "send")
+        network._client, network._screen, network._udp = client, screen, udp
+        self.assertTrue(network._turn())
+        self.assertEqual(order.mock_calls, [mock.call.show("line"), mock.call.send(mock.ANY)])
+
     def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
         client = self.client()
         network = self.network(client)

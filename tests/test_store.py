@@ -121,6 +121,12 @@ class StoreTest(StoreFile):
         self.assertEqual([log.line(number) for number in range(300)], lines)
         self.assertEqual(log.line(5), b"5")
 
+    def test_lines_that_have_gone_from_the_file_are_an_error_and_no_crash(self) -> None:
+        log = self.write(self.store(), b"inbox", *[b"x"] * 300)
+        self.execute("DELETE FROM lines")
+        with self.assertRaisesRegex(StoreError, "line 5 of a log"):
+            log.line(5)
+
     def test_memory_holds_only_the_newest_lines(self) -> None:
         log = self.write(self.store(), b"room", *[b"x"] * 500)
         self.assertEqual(len(log.lines), INBOX_TAIL)
