@@ -25,12 +25,14 @@ PATIENCE: Final = 30.0  # seconds
 _WITH_TIMING: Final = (
     "import sys; sys.path.insert(0, {root!r}); import dataclasses, protocol, {module};"
     "timing = dataclasses.replace(protocol.TIMING, **{timing!r});"
+    "protocol.ITERATIONS = protocol.ITERATIONS_ALLOWED[0];"
     "sys.exit({module}.main(sys.argv[1:], timing=timing))"
 )
 
 
 def command(module: str, arguments: Sequence[str], timing: Mapping[str, float]) -> list[str]:
-    """What starts a program; with other durations than its own if ``timing`` names some."""
+    """What starts a program; with other durations than its own if ``timing`` names some, and then
+    it also makes as little of a new password as clients allow."""
     if timing:
         code = _WITH_TIMING.format(root=str(ROOT), module=module, timing=dict(timing))
         return [sys.executable, "-c", code, *arguments]
