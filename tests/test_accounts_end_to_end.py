@@ -357,15 +357,6 @@ class OnTerminals(AccountsTest):
         self.assert_no_password(alice)
         self.assertEqual(self.accounts(), [])
 
-    def test_the_password_is_asked_for_where_the_name_is_registered(self) -> None:
-        self.have("alice")
-        port = self.start_server().port
-        alice = self.client_terminal("Alice", port)
-        alice.wait_for(f"* {NEEDED} ({LOCALHOST} port {port})", "Password for Alice:", cursor=20)
-        alice.type(f"{PASSWORD}\r")
-        self.wait_in_room(alice, "* logged in as Alice", "* here: alice")
-        self.assert_no_password(alice)
-
     def test_the_right_password_at_the_second_try_will_do(self) -> None:
         self.have("alice")
         port = self.start_server().port
