@@ -31,9 +31,13 @@ A client writes into *lines*; the first word counts without regard to case:
     REGISTER salt iterations verifier       makes the name an account, or changes its password
     anything else    to everyone; but send the explicit PM, or a text like "EX" is a command
 
+EX takes no words and ends the instance: nothing more is taken from it, the session answers for some
+10 s more, and who wants to come back needs a new instance.
+
 The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
-joined), ``EX [reason]`` (the sender left). In *inbox*: ``DM username text``, received or, where
-the reader is the sender, the copy of one sent. The server's own lines have the sender ``*``:
+joined), ``EX [reason]`` (the sender left; the reason is the server's). In *inbox*: ``DM username
+text``, received or, where the reader is the sender, the copy of one sent. The server's own lines
+have the sender ``*``:
 
     OK number words...       inbox     line ``number`` was taken, and with what effect
     NO number words...       inbox     line ``number`` of this client was refused, and why
@@ -43,7 +47,10 @@ the reader is the sender, the copy of one sent. The server's own lines have the 
 
 Every line that a client has written comes back to it in one of these forms: PM and EX in the
 room, DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is
-away: it is kept in that account's inbox. What the server's cursor has passed is on disk.
+away: it is kept in that account's inbox, and OK comes instead of a copy. OK and NO name the line;
+the others come in the order in which they were written, trimmed, and with the recipient's own
+spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on in
+the same session, but should join again, with the same instance, and prove the password.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
 same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it. It has
@@ -54,8 +61,9 @@ trimmed, so clean what people type. Clean what you receive, too, before a termin
 
 Handshake packets (JSON objects, first byte ``{``)
 ==================================================
-Keys are as below and ``type``; byte strings are in lower-case hexadecimal, and numbers are at most
-2**31. The numbers below are lengths in bytes; no datagram has more than 1,200.
+Keys are as below and ``type``, which is the packet's name; byte strings are in lower-case
+hexadecimal, and numbers are at most 2**31. The numbers below are lengths in bytes; no datagram has
+more than 1,200.
 
     C -> S  HELLO      version=2, username, nonce 16, public 256    public is A
     S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 15 s
@@ -74,7 +82,8 @@ end a first try to join, and never a session.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
-S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N. For an account x is the 32 bytes of
+S = (B - k*g^x)^(a + u*x) = (A * v^u)^b, modulo N; a and b have 256 random bits, all numbers are
+big-endian, and B mod N = 0 or u = 0 is refused. For an account x is the 32 bytes of
 PBKDF2-HMAC-SHA256 (RFC 8018 §5.2) of the password and CHALLENGE's salt (16 bytes) and iterations,
 and the server knows v = g^x, the verifier, only. The password is UTF-8 as OpaqueString wants it
 (RFC 8265 §4.2: NFC, every kind of space a SPACE, no controls, not empty). Register with 600,000
@@ -84,7 +93,8 @@ a CHALLENGE without a salt must not go on: it would be a guest among guests. In 
 verifier (256 bytes) are in lower-case hexadecimal, and 1 < v < N - 1. "login" answers a wrong
 proof, and "wait" whoever has been wrong too often.
 
-With H for SHA-256 and MAC(key, data, length) for keyed BLAKE2b, where | joins:
+With H for SHA-256 and MAC(key, data, length) for BLAKE2b with that key ("": none) and that digest
+length, where | joins:
 
     transcript  H(the bytes of the last JOIN sent) | H(CHALLENGE's bytes)
     key(label)  MAC(H(PAD(S)), label | transcript, 32)    the labels, in ASCII: "prove seal",
@@ -94,17 +104,18 @@ With H for SHA-256 and MAC(key, data, length) for keyed BLAKE2b, where | joins:
     proof       PROVE: MAC(tag key, transcript | sealed, 32)
                 WELCOME: MAC(tag key, PROVE's proof | sealed, 32)
 
-Inside PROVE, ``Resume``: log_id, instance (a secret of 16 bytes, new for each start of the client,
-the same whenever it joins again), and its cursors room and inbox; log_id is empty at first. Inside
-WELCOME, ``Terms``: log_id (if it is not the one you know, old cursors are void), known (false: this
-instance is new here, and lines sent earlier may or may not have arrived), the cursors lines, room
-and inbox from which this session starts (higher than your own: older lines were pruned),
-history_end (for a newcomer the lines of the room below it are history), kept_end (for a newcomer
-the lines of the inbox below it are older than this instance: DMs that were kept for it, and what
-earlier ones were told about lines of theirs), room_key, and rate (lines per second that a client
-may write, after a burst of 3 seconds' worth; 0: no limit). Only the latest instance of an account
-has a place in the room: an older one that joins again is let in to hear OUT, and what of its lines
-had arrived.
+Inside PROVE, ``Resume``, and inside WELCOME, ``Terms``, both JSON as above but without a type.
+Resume: log_id (empty at first), instance (a secret of 16 bytes, new for each start of the client,
+the same whenever it joins again), and its cursors room and inbox. Terms: log_id, known (false: this
+instance is new here, and lines sent earlier may or may not have arrived), and the cursors lines,
+room and inbox from which this session starts. Whoever is known, and by the log_id that it knows,
+goes on (from higher cursors than its own: older lines were pruned). Everybody else is a newcomer,
+whose old cursors are void, and for whom lines of the room below history_end are history, and lines
+of the inbox below kept_end are older than this instance: DMs that were kept for it, and what
+earlier ones were told about lines of theirs. room_key (32) is that of this server process, and rate
+is how many lines per second a client may write, after a burst of 3 seconds' worth (0: no limit).
+Only the latest instance of an account has a place in the room: an older one that joins again, or
+one that has left, is let in to hear OUT, and what of its lines had arrived.
 
 
 Session packets (big-endian)
@@ -112,10 +123,10 @@ Session packets (big-endian)
     type 1 (=1) | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4 | tag 16 | parts
     part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
 
-``number`` counts a sender's packets from 1, and no number is used twice. ``echo`` is the highest
-number it has received (0: none), and ``held`` says for how many milliseconds it has known it
-(65,535: longer than it can say), so that the other side can measure the network alone (RFC 9002
-§5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for
+``number`` counts a sender's packets from 1 in each session, and no number is used twice. ``echo``
+is the highest number it has received (0: none), and ``held`` says for how many milliseconds it has
+known it (65,535: longer than it can say), so that the other side can measure the network alone
+(RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for
 an answer (keepalive). A packet without parts is a mere acknowledgement and is not answered unless
 it asks.
 
