@@ -126,9 +126,9 @@ Session packets (big-endian)
 ``number`` counts a sender's packets from 1 in each session, and no number is used twice. ``echo``
 is the highest number it has received (0: none), and ``held`` says for how many milliseconds it has
 known it (65,535: longer than it can say), so that the other side can measure the network alone
-(RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1 asks for
-an answer (keepalive). A packet without parts is a mere acknowledgement and is not answered unless
-it asks.
+(RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1
+asks for an answer (keepalive). A packet without parts is a mere acknowledgement and is not answered
+unless it asks.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
