@@ -182,6 +182,7 @@ class Session:
     """A proven connection."""
 
     id: bytes
+    is_login: bool  # and not a guest's
     keys: protocol.SessionKeys
     blocks: protocol.RoomBlocks
     channel: protocol.Channel
@@ -220,8 +221,7 @@ class Client:
         self._instance = random_bytes(16)
         self._log_id = b""
         self._session: Session | None = None
-        self._history_end = 0
-        self._kept_end = 0
+        self._old_ends: dict[LogId, int] = {}  # lines below are older than this instance
         self._roster: list[str] = []
 
         # Delivery: queue -> (at the agreed rate) outbox -> the server's cursor -> shown again
@@ -241,7 +241,6 @@ class Client:
         self._trouble_since = now
         self._closed_since = inf
         self._hint_at = -inf
-        self._has_registered = False  # and not logged in since
         self._has_said_trouble = False
         self._refusal: str | None = None  # its code, if one was told
 
@@ -311,7 +310,7 @@ class Client:
         delivered = session.delivered
         if session.channel.receive(packet, now):
             self._end_trouble()
-            if not self._has_registered:
+            if session.is_login or self._credentials.password is None:
                 self._attempt = None  # a sign of life: no reason to join again
         if session.delivered > delivered:
             self._progress_at = now
@@ -340,20 +339,25 @@ class Client:
     def _read_untrusted(self, log: LogId, number: int, raw: bytes, now: float) -> None:
         """Takes a line; what of it concerns the person is shown."""
         relayed = protocol.parse_relayed_untrusted(raw)
+        if number < self._old_ends.get(log, 0):
+            self._show_old(relayed)
+        else:
+            self._take(relayed, now)
+
+    def _show_old(self, relayed: protocol.Relayed) -> None:
+        """History, and what was kept; answers are to lines of an earlier instance."""
         when, sender = time.localtime(relayed.unix), relayed.sender
-        at = time.strftime("[%H:%M]", when)
-        is_history = log is LogId.ROOM and number < self._history_end
-        is_kept = log is LogId.INBOX and number < self._kept_end
+        match relayed.event:
+            case protocol.Public(text):
+                self._tell(f"earlier: {time.strftime('[%H:%M]', when)} {sender}: {text}")
+            case protocol.Direct(to, text) if fold(to) == fold(self.username):
+                dated = time.strftime("[%Y-%m-%d %H:%M]", when)
+                self._tell(f"kept: {dated} {sender} -> you: {text}")
+
+    def _take(self, relayed: protocol.Relayed, now: float) -> None:
+        at, sender = time.strftime("[%H:%M]", time.localtime(relayed.unix)), relayed.sender
         has_our_name = fold(sender) == fold(self.username)
         match relayed.event:
-            case protocol.Public(text) if is_history:
-                self._tell(f"earlier: {at} {sender}: {text}")
-            case protocol.Direct(to, text) if is_kept:
-                if fold(to) == fold(self.username):
-                    dated = time.strftime("[%Y-%m-%d %H:%M]", when)
-                    self._tell(f"kept: {dated} {sender} -> you: {text}")
-            case protocol.Accepted() | protocol.Declined() if is_kept:
-                pass  # of an earlier instance's lines
             case protocol.Public(text) as message:
                 if not (has_our_name and self._settle(message, now)):
                     self.shown.append(f"{at} {sender}: {text}")
@@ -377,7 +381,7 @@ class Client:
                 self._tell("the server is shutting down: waiting for it to return")
             case protocol.Expelled(words):
                 self._expelled(words)
-            case protocol.Joined() | protocol.Exit() if is_history or has_our_name:
+            case protocol.Joined() | protocol.Exit() if has_our_name:
                 pass
             case protocol.Joined():
                 self.shown.append(f"{at} * {sender} joined")
@@ -400,7 +404,6 @@ class Client:
     def _accepted(self, message: protocol.Message | None, now: float) -> None:
         if isinstance(message, protocol.Register):  # from now on as the name's owner
             self._credentials.adopt_new()
-            self._has_registered = True
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
 
@@ -480,7 +483,7 @@ class Client:
         is_resumed = terms.known and terms.log_id == self._log_id and terms.room >= resume.room
         if not is_resumed or not self._outbox.start <= terms.lines <= self._outbox.end:
             # The server knows nothing of what we have read and written, or had another file.
-            self._history_end, self._kept_end = terms.history_end, terms.kept_end
+            self._old_ends = {LogId.ROOM: terms.history_end, LogId.INBOX: terms.kept_end}
             self._drop_numbered(terms)
         elif terms.room > resume.room:
             self._tell(f"{terms.room - resume.room} lines are missing here: they were pruned")
@@ -495,7 +498,6 @@ class Client:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
-        self._has_registered = False
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
@@ -510,7 +512,7 @@ class Client:
         blocks = protocol.RoomBlocks(terms.room_key)
         assert attempt.proven  # or there would be no WELCOME
         prove, keys = attempt.proven
-        return Session(prove.session, keys, blocks, channel)
+        return Session(prove.session, attempt.is_login, keys, blocks, channel)
 
     def _drop_numbered(self, terms: protocol.Terms) -> None:
         """The server does not know this instance: to send again might say things twice."""

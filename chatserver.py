@@ -122,7 +122,7 @@ class Account:
         return not self.id
 
 
-GUEST: Final = Account(b"", "", b"", 0, protocol.GROUP.pad(protocol.GUEST_VERIFIER))
+GUEST: Final = Account(b"", "", b"", 0, GROUP.pad(protocol.GUEST_VERIFIER))
 
 
 @dataclass(slots=True, eq=False)
@@ -386,9 +386,10 @@ class Store:
             )
             for account in self.changed_accounts.values():
                 self._write_account(account)
-            self._file.executemany(  # whoever is present has the place
-                "UPDATE accounts SET latest = ? WHERE id = ?",
-                [(m.key, m.account) for m in members if m.account and m.state is State.PRESENT],
+            holders = [m for m in members if m.account and m.state is State.PRESENT]
+            self._file.executemany(  # by the table's key, and only if another one had the place
+                "UPDATE accounts SET latest = ?1 WHERE folded = ?2 AND id = ?3 AND latest != ?1",
+                [(m.key, fold(m.name), m.account) for m in holders],
             )
         for each in logs:
             each.publish()
@@ -1129,8 +1130,8 @@ class Server:
                     raise protocol.BadPacket("a handshake packet that only a server sends")
         except protocol.Objection as error:
             # What costs strangers nothing must not fill the operator's disk.
-            is_known = error.code in (Refusal.IN_USE, Refusal.FULL)
-            level = logging.INFO if is_known else logging.DEBUG
+            has_cost_a_proof = error.code in (Refusal.IN_USE, Refusal.FULL)
+            level = logging.INFO if has_cost_a_proof else logging.DEBUG
             log.log(level, "refused %s port %d: %s", *address[:2], error)
             refusal = protocol.Refused(error.nonce, error.code.value, str(error))
             self._answer(refusal, address, len(data))
@@ -1491,7 +1492,8 @@ def _parser() -> argparse.ArgumentParser:
     number("--max-users", 1, 100_000, 1000, words, metavar="N")
     words = "let in only who has an account, and let nobody register"
     add("--members-only", action="store_true", help=words)
-    add("-v", "--verbose", action="store_true", help="log dropped datagrams too")
+    words = "log dropped datagrams and cheap refusals too"
+    add("-v", "--verbose", action="store_true", help=words)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--add-user", metavar="NAME", type=_username, help="add an account to the room file")
     add("--remove-user", metavar="NAME", type=_username, help="remove one, and what is kept for it")

@@ -682,39 +682,30 @@ class TakeoverTest(AccountsTest):
                 self.assertEqual(older.client.failure, ELSEWHERE)
             self.assertEqual(presence(bob, "alice"), seen)
 
-    def test_an_older_one_that_a_restart_has_cut_off_is_told(self) -> None:
-        with world() as w:
-            add(w, "alice")
-            (bob,) = w.joined("bob")
-            older = w.join("alice", "laptop", knows())
-            w.run(1)
-            older.is_up = False
-            w.server.kill()
-            w.server.start()
-            newer = w.join("alice", "phone", knows())
-            w.run(100)
-            older.is_up = True
-            w.run(30)
-            self.assertEqual(older.client.failure, ELSEWHERE)
-            self.assert_goes_on(newer)
-            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+    def test_an_older_one_is_told_though_the_server_restarts_before_or_after_it(self) -> None:
+        for is_before in (True, False):
+            with self.subTest(is_before=is_before), world() as w:
+                add(w, "alice")
+                (bob,) = w.joined("bob")
+                older = w.join("alice", "laptop", knows())
+                w.run(1)
+                older.is_up = False
+                if is_before:
+                    self.restart(w)
+                newer = w.join("alice", "phone", knows())
+                w.run(1)
+                if not is_before:
+                    self.restart(w)
+                w.run(100 if is_before else 0)
+                older.is_up = True
+                w.run(30)
+                self.assertEqual(older.client.failure, ELSEWHERE)
+                self.assert_goes_on(newer)
+                self.assertEqual(presence(bob, "alice"), ["* alice joined"])
 
-    def test_the_older_one_is_refused_after_a_restart_too(self) -> None:
-        with world() as w:
-            add(w, "alice")
-            (bob,) = w.joined("bob")
-            older = w.join("alice", "laptop", knows())
-            w.run(1)
-            older.is_up = False
-            newer = w.join("alice", "phone", knows())
-            w.run(1)
-            w.server.kill()
-            w.server.start()
-            older.is_up = True
-            w.run(30)
-            self.assertEqual(older.client.failure, ELSEWHERE)
-            self.assert_goes_on(newer)
-            self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+    def restart(self, w: World) -> None:
+        w.server.kill()
+        w.server.start()
 
     def test_words_that_are_lost_are_repeated(self) -> None:
         with world() as w:
