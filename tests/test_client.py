@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -11,7 +12,17 @@ from functools import partial
 from random import Random
 from unittest import mock
 
-from chatclient import MAX_BACKLOG, Client, Credentials, Network, Screen, rows_of
+import protocol
+from chatclient import (
+    MAX_BACKLOG,
+    Client,
+    Credentials,
+    Failed,
+    Network,
+    Screen,
+    _credentials,
+    rows_of,
+)
 from protocol import TIMING, Public
 
 
@@ -32,6 +43,43 @@ class RowsTest(unittest.TestCase):
     def test_combining_characters_take_none(self) -> None:
         self.check("e\u0301e\u0301e\u0301e\u0301e", "e\u0301" * 4, "e")
         self.check("👩\u200d👩x", "👩\u200d👩", "x")
+
+
+class CredentialsTest(unittest.TestCase):
+    """Where a password comes from: the environment, or the person."""
+
+    def setUp(self) -> None:
+        self.enterContext(mock.patch.object(protocol, "ITERATIONS", 100_000))
+        self.typed = self.enterContext(mock.patch("getpass.getpass", return_value="typed"))
+
+    def given(self, is_registering: bool, is_terminal: bool, **variables: str) -> Credentials:
+        with mock.patch.dict(os.environ, variables, clear=True):
+            return _credentials("alice", is_registering, is_terminal)
+
+    def assert_registers(self, given: Credentials, new: bytes, old: bytes | None) -> None:
+        self.assertEqual(given.password, old)
+        assert given.registration
+        given.adopt_new()
+        self.assertEqual(given.password, new)
+
+    def test_to_log_in_the_environment_is_used_on_a_terminal_too(self) -> None:
+        for is_terminal in (True, False):
+            self.assertIsNone(self.given(False, is_terminal).password)
+            given = self.given(False, is_terminal, CHAT_PASSWORD="mine")
+            self.assertEqual((given.password, given.registration), (b"mine", None))
+        self.typed.assert_not_called()
+
+    def test_to_register_a_terminal_asks_twice_whatever_the_environment_says(self) -> None:
+        self.assert_registers(self.given(True, True, CHAT_PASSWORD="mine"), b"typed", None)
+        self.assertEqual(self.typed.call_count, 2)
+
+    def test_to_register_without_a_terminal_the_environment_has_the_old_and_the_new(self) -> None:
+        self.assert_registers(self.given(True, False, CHAT_PASSWORD="mine"), b"mine", None)
+        both = self.given(True, False, CHAT_PASSWORD="old", CHAT_NEW_PASSWORD="new")
+        self.assert_registers(both, b"new", b"old")
+        with self.assertRaisesRegex(Failed, "CHAT_PASSWORD"):
+            self.given(True, False, CHAT_NEW_PASSWORD="new")
+        self.typed.assert_not_called()
 
 
 class NetworkTest(unittest.TestCase):

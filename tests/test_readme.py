@@ -82,6 +82,22 @@ class ReadmeTest(unittest.TestCase):
         ):
             self.assertIn(told, words)
 
+    def test_the_limits_of_accounts_are_the_constants(self) -> None:
+        words = " ".join(README.split())
+        numbers = {5: "five"}
+        timing = protocol.TIMING
+        for told in (
+            f"Up to {chatserver.UNREAD_INBOX:,} of them",
+            f"until {chatserver.UNREAD_INBOX:,} messages wait there",
+            f"up to {chatserver.MAX_ACCOUNTS:,} of them",
+            f"After {numbers[chatserver.FAILURES_OF_BOTH]} wrong passwords within a minute",
+            f"longer, up to {timing.max_login_wait / 60:.0f} minutes",
+            f"and {protocol.ITERATIONS:,} iterations",
+            f"have taken some {chatserver.HANDSHAKES_PER_TURN:.0f} ms",
+        ):
+            self.assertIn(told, words)
+        self.assertEqual(timing.login_window, 60)
+
     def test_every_handshake_packet_and_its_fields_are_documented(self) -> None:
         assert protocol.__doc__
         for name, kind in protocol._TYPES.items():
