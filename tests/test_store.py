@@ -351,6 +351,8 @@ class AccountsTest(StoreFile):
         inbox = store.log(ALICE.id)
         for key, state in ((b"present", State.PRESENT), (b"older", State.LEFT)):
             self.commit(store, Member(key, "Alice", ALICE.id, inbox, state=state))
+        of_before = Member(b"of before", "Alice", b"removed", inbox, state=State.PRESENT)
+        self.commit(store, of_before)
         self.assertEqual(self.store().account("alice").latest, b"present")
 
     def test_an_account_that_changes_keeps_its_name_and_age(self) -> None:
