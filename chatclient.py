@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from types import ModuleType
-from typing import Final, NoReturn, TypeAlias, TypeVar, assert_never
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, assert_never
 
 import protocol
 from protocol import TIMING, VERSION, LogId, ProtocolError, Refusal, Timing, fold
@@ -63,6 +63,8 @@ PASSWORD_TRIES: Final = 3
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
+HINTS: Final = 3  # that count at once: a server may start more than once within hint_pause
+SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
 # -------------------------------------------------------------------------------------- joining
@@ -118,7 +120,7 @@ class Attempt:
     """One handshake: a request that is repeated, byte for byte, until its answer comes."""
 
     def __init__(
-        self, username: str, credentials: Credentials, random_bytes: RandomBytes, now: float
+        self, username: str, credentials: Credentials, random_bytes: RandomBytes, start: float
     ) -> None:
         self.nonce = random_bytes(16)
         self._credentials = credentials
@@ -130,8 +132,8 @@ class Attempt:
         # Once the server has been told our cursors, they must not move any more.
         self.proven: tuple[protocol.Prove, protocol.SessionKeys] | None = None
         self.request = protocol.format_handshake(self._hello)
-        self.since = now  # of this request's first sending
-        self.send_at = now
+        self.since = start  # of this request's first sending
+        self.send_at = start
 
     def _ask(self, request: protocol.Handshake, now: float) -> None:
         self.request = protocol.format_handshake(request)
@@ -240,7 +242,8 @@ class Client:
         self._attempt: Attempt | None = self._new_attempt(now)
         self._trouble_since = now
         self._closed_since = inf
-        self._hint_at = -inf
+        self._hints = protocol.Bucket(1 / timing.hint_pause, HINTS)
+        self._is_closing = False  # the server has said so: the session has no future
         self._has_said_trouble = False
         self._refusal: str | None = None  # its code, if one was told
 
@@ -261,6 +264,8 @@ class Client:
         """Will be delivered, and in this order."""
         self._queue.append(message)
         self._progress_at = now
+        if self._has_said_trouble and len(self.undelivered()) <= SHOWN_PENDING:
+            self._tell(f"not delivered yet: {_in_words(message)}")
 
     def leave(self, patience: float, now: float) -> None:
         """Delivers what there is, then EX; gives up after ``patience`` seconds without any
@@ -273,6 +278,11 @@ class Client:
     @property
     def is_leaving(self) -> bool:
         return self._patience < inf
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the connection is lost, and the person knows."""
+        return self.has_joined and self._has_said_trouble
 
     @property
     def is_over(self) -> bool:
@@ -297,7 +307,7 @@ class Client:
         """The server's host says that nobody listens. Before the first joining that is believed
         after a while; later the server may be starting again."""
         self._closed_since = min(self._closed_since, now)
-        if self.has_joined:
+        if self.has_joined and self._attempt is None:
             self._doubt(now)
 
     def _packet_untrusted(self, data: bytes, now: float) -> None:
@@ -308,7 +318,7 @@ class Client:
             return  # the cursors that it has told the server must not move
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
         delivered = session.delivered
-        if session.channel.receive(packet, now):
+        if session.channel.receive(packet, now) and not self._is_closing:
             self._end_trouble()
             if session.is_login or self._credentials.password is None:
                 self._attempt = None  # a sign of life: no reason to join again
@@ -378,7 +388,7 @@ class Client:
                 if not more:
                     self._show_roster()
             case protocol.Closing():
-                self._tell("the server is shutting down: waiting for it to return")
+                self._await_return(now)
             case protocol.Expelled(words):
                 self._expelled(words)
             case protocol.Joined() | protocol.Exit() if has_our_name:
@@ -408,9 +418,8 @@ class Client:
             self._trouble_since = now
 
     def _expelled(self, words: str) -> None:
-        for message in self._unanswered():
-            self._tell(f"may not have arrived: {_in_words(message)}")
-        lost = self._say_undelivered()
+        """What the server has not taken by now, it never will."""
+        lost = self._say_lost(self._unanswered(), self.undelivered())
         self.failure = f"{words}, and {lost}" if lost else words
 
     def _show_refusal(self, message: protocol.Message | None, words: str, now: float) -> None:
@@ -441,21 +450,31 @@ class Client:
             room, inbox = readers[LogId.ROOM].cursor, readers[LogId.INBOX].cursor
         return protocol.Resume(self._log_id, self._instance, room, inbox)
 
-    def _new_attempt(self, now: float) -> Attempt:
-        return Attempt(self.username, self._credentials, self._random_bytes, now)
+    def _new_attempt(self, start: float) -> Attempt:
+        return Attempt(self.username, self._credentials, self._random_bytes, start)
 
     def _may_hint(self, now: float) -> bool:
         """Hints can be forged, so they count only now and then."""
-        if now < self._hint_at + self._timing.hint_pause:
+        if now < self._hints.ready_at():
             return False
-        self._hint_at = now
+        self._hints.take(now)
         return True
 
     def _doubt(self, now: float) -> None:
-        """The session may be gone: handshakes beside it, unless that is being done."""
+        """The session may be gone: handshakes beside it. Where that is being done, the server may
+        have only now returned, so it does not wait."""
         if self._attempt is None and self._may_hint(now):
             self._attempt = self._new_attempt(now)
             self._trouble_since = now
+        elif self._attempt and self._attempt.since <= now and self._may_hint(now):
+            self._attempt.send_at = now
+
+    def _await_return(self, now: float) -> None:
+        """The server is shutting down."""
+        self._say_trouble("the server is shutting down: waiting for it to return")
+        self._is_closing = True
+        self._trouble_since = now
+        self._attempt = self._new_attempt(now + self._pause(0.0))
 
     def _refused(self, code: str, words: str, now: float) -> None:
         """Turned away. That ends the first joining; later it may pass, since nobody has proved
@@ -467,16 +486,15 @@ class Client:
         if code != self._refusal:
             self._tell(f"not let in again ({words}): still trying")
             self._has_said_trouble, self._refusal = True, code
-        self._attempt = self._new_attempt(now)
         pause = self._pause(now - self._trouble_since)
-        self._attempt.send_at = now + max(pause, self._timing.login_pause * is_login)
+        self._attempt = self._new_attempt(now + max(pause, self._timing.login_pause * is_login))
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
-        of a short one is noticed soon and a long one costs little, with a quarter of jitter, so
-        that members do not come back all at once."""
+        of a short one is noticed soon and a long one costs little, less up to a quarter at random,
+        so that members do not come back all at once."""
         pause = min(max(self._timing.first_timeout, trouble / 3), self._timing.max_pause)
-        return pause * (0.75 + self._random_bytes(1)[0] / 512)
+        return pause * (1 - self._random_bytes(1)[0] / 1024)
 
     def _welcomed(self, terms: protocol.Terms, attempt: Attempt, now: float) -> None:
         resume = self._resume()
@@ -498,6 +516,7 @@ class Client:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
+        self._is_closing = False
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
@@ -526,9 +545,16 @@ class Client:
         self._exit = None
 
     def _say_trouble(self, words: str) -> None:
-        if not self._has_said_trouble:
-            self._tell(words)
-            self._has_said_trouble = True
+        """Says it once, and what is pending; what is typed from now on waits for its end."""
+        if self._has_said_trouble:
+            return
+        self._tell(words)
+        self._has_said_trouble = True
+        late = self.undelivered()
+        for message in late[:SHOWN_PENDING]:
+            self._tell(f"not delivered yet: {_in_words(message)}")
+        if more := len(late[SHOWN_PENDING:]):
+            self._tell(f"not delivered yet: {more} more")
 
     def _end_trouble(self) -> None:
         if self._has_said_trouble:
@@ -569,7 +595,7 @@ class Client:
             yield self._closed_since + timing.closed_patience, self._fail_closed
             yield self._trouble_since + timing.join_patience, self._fail_silent
         elif self._attempt is None:
-            yield self._session.channel.heard_at + timing.client_silence, self._lose_session
+            yield self._session.channel.asked_at + timing.answer_patience, self._lose_session
         is_unexplained = self.has_joined or self._closed_since == inf
         if self._attempt and is_unexplained and not self._has_said_trouble:
             yield self._trouble_since + timing.trouble, self._mention_trouble
@@ -587,7 +613,7 @@ class Client:
     def _lose_session(self, now: float) -> None:
         self._attempt = self._new_attempt(now)
         self._trouble_since = now
-        self._say_trouble("nothing heard from the server: reconnecting")
+        self._say_trouble("no answer from the server: reconnecting")
 
     def _mention_trouble(self, now: float) -> None:
         words = "the connection is lost: reconnecting"
@@ -597,7 +623,7 @@ class Client:
 
     def _write(self, session: Session, now: float) -> None:
         """Numbers what the rate allows; the last line is EX, once all others have come back."""
-        while self._queue and self._bucket.ready_at() <= now:
+        while self._queue and self._bucket.ready_at() <= now and not self._has_said_trouble:
             self._bucket.take(now)
             message = self._queue.popleft()
             number = self._outbox.append(protocol.format_message(message).encode())
@@ -614,9 +640,24 @@ class Client:
 
     def undelivered(self) -> list[protocol.Message]:
         """What was said and is not known to be on the server's disk, in order."""
-        delivered = self._session.delivered if self._session else 0
-        numbered = [message for number, message in self._pending.items() if number >= delivered]
-        return [m for m in (*numbered, *self._queue) if m != protocol.Who()]
+        return [*self._unacknowledged(), *self._unsent()]
+
+    def _unacknowledged(self) -> list[protocol.Message]:
+        """What may have arrived: it has been sent."""
+        if not self._session:
+            return []
+        writer = self._session.channel.writers[LogId.LINES]
+        return self._said(range(writer.cursor, writer.next))
+
+    def _unsent(self) -> list[protocol.Message]:
+        start = self._session.channel.writers[LogId.LINES].next if self._session else 0
+        queue = [message for message in self._queue if message != protocol.Who()]
+        return self._said(range(start, self._outbox.end)) + queue
+
+    def _said(self, numbers: range) -> list[protocol.Message]:
+        """The lines of these numbers, without the client's own questions."""
+        pending = self._pending
+        return [pending[n] for n in numbers if pending.get(n, protocol.Who()) != protocol.Who()]
 
     def _unanswered(self) -> list[protocol.Message]:
         """What is on its disk, but may have been refused."""
@@ -625,17 +666,23 @@ class Client:
         return [m for m in numbered if not isinstance(m, protocol.Who | protocol.Public)]
 
     def _give_up(self, now: float) -> None:
-        self.failure = self._say_undelivered() or self._complaint
+        lost = self._say_lost(self._unacknowledged(), self._unsent())
+        self.failure = lost or self._complaint
         self.has_left = not self.failure  # only the goodbye is not acknowledged
 
-    def _say_undelivered(self) -> str:
-        """Names what is not delivered; returns how much that is, in words."""
-        late = self.undelivered()
-        for message in late:
-            self._tell(f"not delivered: {_in_words(message)}")
-        if not late:
-            return ""
-        return f"{'1 line was' if len(late) == 1 else f'{len(late)} lines were'} not delivered"
+    def _say_lost(self, unknown: list[protocol.Message], lost: list[protocol.Message]) -> str:
+        """Names what may be lost and what is; returns how much that is, in words."""
+        counts = []
+        for messages, one, many in (
+            (unknown, "may not have arrived", "may not have arrived"),
+            (lost, "was not delivered", "were not delivered"),
+        ):
+            for message in messages:
+                self._tell(f"{one.removeprefix('was ')}: {_in_words(message)}")
+            if messages:
+                are_many = len(messages) > 1
+                counts.append(f"{len(messages)} lines {many}" if are_many else f"1 line {one}")
+        return ", and ".join(counts)
 
     def deadline(self) -> float:
         """When ``datagrams`` is to be called again if nothing happens before."""
@@ -644,7 +691,7 @@ class Client:
             times.append(self._attempt.send_at)
         if self._session and not (self._attempt and self._attempt.proven):
             times.append(self._session.channel.deadline())
-        if self._session and self._queue:
+        if self._session and self._queue and not self._has_said_trouble:
             times.append(self._bucket.ready_at())
         return min(times)
 
@@ -817,9 +864,12 @@ class Network(threading.Thread):
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
             is_over = self._client.is_over
+            is_cut_off = self._client.is_cut_off
             deadline = self._client.deadline()
         for line in shown:  # before it is acknowledged
             self._screen.show(line)
+        if is_cut_off:
+            self._follow_route()
         for data in out:
             self._try(functools.partial(self._udp.send, data))
         if is_over:
@@ -845,8 +895,21 @@ class Network(threading.Thread):
             with self._lock:
                 self._client.port_closed(time.monotonic())
         except OSError:
-            pass
+            self._follow_route()
         return None
+
+    def _follow_route(self) -> None:
+        """A connected socket keeps the address of ours that it began with, though this computer
+        may be in another network by now. The session goes on from the new address."""
+        family, server = self._udp.family, self._udp.getpeername()
+        address, port = self._udp.getsockname()[:2]
+        with contextlib.suppress(OSError):  # there is no way at the moment
+            with _connected(family, ("", 0), server) as probe:
+                present = probe.getsockname()[0]
+            if present != address:
+                moved = _connected(family, (present, port), server)
+                self._udp.close()
+                self._udp = moved
 
     def _interrupt_main(self) -> None:
         """Ends the main thread's wait for input, as Ctrl-C would, but also where that is ignored:
@@ -970,18 +1033,25 @@ def open_socket(host: str, server_port: int, port: int) -> socket.socket:
         raise Failed(f"there is no host called {protocol.clean_text(host)}") from None
     # A name with both kinds of address: a server may well listen on IPv4 alone.
     family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
-    udp = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        udp.bind(("", port))
-        udp.connect(address)
-        udp.setblocking(False)
+        return _connected(family, ("", port), address)
     except OSError as error:
-        udp.close()
         if error.errno == errno.EADDRINUSE:
             raise Failed(
                 f"the local UDP port {port} is already in use: choose another PORT, or 0 for any"
             ) from None
         raise Failed(f"cannot use UDP port {port} to reach {host}: {error.strerror}") from None
+
+
+def _connected(family: int, local: tuple[str, int], server: Any) -> socket.socket:
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        udp.bind(local)
+        udp.connect(server)
+        udp.setblocking(False)
+    except OSError:
+        udp.close()
+        raise
     return udp
 
 

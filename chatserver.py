@@ -40,6 +40,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
+from itertools import takewhile
 from math import ceil, floor, inf
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeAlias, assert_never
@@ -70,8 +71,11 @@ ROSTER_BYTES: Final = 1000  # of names in one line
 UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
 MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
-INSTANCE_MEMORY: Final = 24 * 3600  # seconds that one that left is remembered: a day offline
+DAY: Final = 24 * 3600  # seconds
+INSTANCE_MEMORY: Final = DAY  # that one that left is remembered: a day offline
 FORGET_EVERY: Final = 600  # seconds
+PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
+PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
 # never held up by a network that delivers its lines in one heap.
 RATE_MARGIN: Final = 1.25
@@ -192,7 +196,7 @@ class StoredLog(Log):
         return self._chunk.line(number)
 
     def forget(self, before: int) -> None:
-        """Lines below ``before`` have been read by the only reader; a later one starts there."""
+        """Nobody needs the lines below ``before`` any more; whoever comes later starts there."""
         if before > self.oldest:
             self._store.changed_logs[self.key] = self
             self.drop(before)
@@ -600,6 +604,14 @@ class Room:
         """Where a newcomer begins to read: the newest public lines."""
         return self._public[0] if self._public else self.log.next
 
+    def prune(self, before: int) -> bool:
+        """Forgets some lines from before that Unix time; whether there may be more of them."""
+        oldest = self.log.oldest
+        lines = self._store.read(self.log.key, oldest, PRUNED_AT_ONCE)
+        old = sum(1 for _ in takewhile(lambda line: int(line.split(b" ", 1)[0]) < before, lines))
+        self.log.forget(oldest + old)
+        return old == PRUNED_AT_ONCE
+
 
 def _public_lines(store: Store, room: StoredLog, count: int) -> list[int]:
     """The numbers of the newest ``count`` public lines, however many joins lie between them."""
@@ -839,6 +851,16 @@ class Undecided(Exception):
     """Whether a name is still in use shows once its holder has had time to answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Path:
+    """An address from which a member's newest packet came, and the number of the packet that was
+    sent there: who echoes it from there is there."""
+
+    address: Address
+    number: int
+    expires: float  # when another one may be sent
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One proven connection of one member."""
@@ -854,6 +876,7 @@ class Session:
     logs: dict[LogId, Log]  # that its member reads
     ends_at: float = inf  # set once the member has left
     probed_at: float = inf  # since when it is asked for a sign of life, its name being wanted
+    path: Path | None = None  # to where it seems to have moved
     tick: int = -1  # of its alarm
 
     @property
@@ -867,9 +890,8 @@ class Session:
             and len(self.logs[LogId.NOTICES].lines) < UNREAD_NOTICES
         )
 
-    def wake_at(self, timing: Timing) -> float:
+    def wake_at(self, silent_at: float) -> float:
         """When it is to be looked at if nothing happens before."""
-        silent_at = self.channel.heard_at + timing.server_silence
         ready_at = self.bucket.ready_at() if self.has_lines else inf
         return min(self.channel.deadline(), silent_at, self.ends_at, ready_at)
 
@@ -919,6 +941,7 @@ class Options:
     rate: int
     max_users: int
     members_only: bool = False
+    keep_days: int = 0  # for ever
 
 
 class Server:
@@ -934,6 +957,7 @@ class Server:
         self._store = store
         self._options = options
         self._timing = timing
+        self._random_bytes = random_bytes
         self._room = Room(store, options.history)
         self._door = Door(timing, random_bytes)
         self._brake = Brake(timing)
@@ -946,11 +970,12 @@ class Server:
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
         self._forget_at = now
-        # Members from before a restart: told that their sessions are gone, and awaited.
-        self._awaited_until = now + timing.server_silence if self._room.members else inf
-        for member in self._room.members.values():
-            gone = protocol.format_handshake(protocol.Gone(member.session))
-            self._replies.append((gone, (member.host, member.port)))
+        self._listening_since = now  # nobody was heard before
+        self._is_deaf = False  # since the room file cannot be written
+        # Members from before a restart are awaited, and told now and then that their sessions are
+        # gone, since they may not have noticed.
+        self._remind_at = now if self._room.members else inf
+        self._remind_pause = timing.first_timeout
 
     # -- the turn
 
@@ -971,12 +996,37 @@ class Server:
             self._answer(protocol.Gone(session_id), address, len(data))
             return
         packet = protocol.open_packet_untrusted(data, session.keys.client, self._blocks)
-        session.channel.receive(packet, now)
+        is_newest = session.channel.receive(packet, now)
+        if is_newest and address != session.address:
+            self._follow(session, packet.echo, address, now)
         writers, member = session.channel.writers, session.member
         if session.logs[LogId.INBOX] is member.inbox:
             member.inbox.forget(writers[LogId.INBOX].cursor)
         session.logs[LogId.NOTICES].drop(writers[LogId.NOTICES].cursor)
         self._active[session.id] = session
+
+    def _follow(self, session: Session, echo: int, address: Address, now: float) -> None:
+        """A member's newest packet has come from a new address. The member has moved if it answers
+        from there: anybody on the way can send its packet from anywhere, and a member can pretend
+        to be where somebody else is (RFC 9000 §9.3)."""
+        path = session.path
+        if path and (path.address, path.number) == (address, echo):
+            session.path, session.address = None, address
+            session.channel.migrate()
+            member = session.member
+            member.host, member.port = address[:2]
+            self._store.changed_members[member.key] = member
+            log.info("%s is at %s port %d now", member.name, *address[:2])
+        elif not path or path.address != address or now >= path.expires:
+            skipped = int.from_bytes(self._random_bytes(4), "big")
+            packet = session.channel.challenge(now, skipped)
+            expires = now + session.channel.round_trip.timeout(0)
+            session.path = Path(address, packet.number, expires)
+            # Not longer than the packet that it answers: it has no parts.
+            self._replies.append((self._sealed(packet, session), address))
+
+    def _sealed(self, packet: protocol.Packet, session: Session) -> bytes:
+        return protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
 
     def _answer(self, record: protocol.Handshake, address: Address, limit: int) -> None:
         """Answers an address that may be forged: never with more bytes than came from it."""
@@ -988,11 +1038,7 @@ class Server:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
         self._room.unix = unix
         if now >= self._forget_at:
-            self._forget_at = now + FORGET_EVERY
-            try:
-                self._store.forget(unix - INSTANCE_MEMORY)
-            except StoreError as error:
-                log.warning("%s: old instances stay in it for now", error)
+            self._forget(now, unix)
         self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
@@ -1002,9 +1048,8 @@ class Server:
         self._take_lines(now)
         for session in list(self._active.values()):
             self._end_if_over(session, now)
-        if now >= self._awaited_until:
-            self._awaited_until = inf
-            self._write_out_awaited()
+        if now >= self._remind_at:
+            self._remind(now)
 
     def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
@@ -1023,8 +1068,13 @@ class Server:
                 session.ends_at = now + self._timing.linger
             queue.append(session)
 
+    def _silent_at(self, session: Session) -> float:
+        """When it counts as gone if it is not heard before."""
+        heard_at = max(session.channel.heard_at, self._listening_since)
+        return heard_at + self._timing.server_silence
+
     def _end_if_over(self, session: Session, now: float) -> None:
-        is_silent = now >= session.channel.heard_at + self._timing.server_silence
+        is_silent = now >= self._silent_at(session)
         if is_silent and session.member.state is State.PRESENT:
             self._room.leave(session.member, State.WRITTEN_OUT, "timed out")
         if is_silent or now >= session.ends_at:
@@ -1063,15 +1113,46 @@ class Server:
         self._active.pop(session.id, None)
         self._alarms.clear(session)
 
-    def _write_out_awaited(self) -> None:
-        for member in list(self._room.members.values()):
-            if member.session not in self._sessions:
+    def _remind(self, now: float) -> None:
+        """Tells the members from before the restart who are not back; writes them out at last."""
+        over_at = self._listening_since + self._timing.server_silence
+        absent = [m for m in self._room.members.values() if m.session not in self._sessions]
+        for member in absent:
+            if now >= over_at:
                 self._room.leave(member, State.WRITTEN_OUT, "timed out")
+            else:
+                gone = protocol.format_handshake(protocol.Gone(member.session))
+                self._replies.append((gone, (member.host, member.port)))
+        is_over = now >= over_at or not absent
+        self._remind_at = inf if is_over else min(now + self._remind_pause, over_at)
+        self._remind_pause *= 2
 
-    def commit(self) -> None:
+    def _forget(self, now: float, unix: int) -> None:
+        """What is too old: instances, and the lines that the operator does not want to keep."""
+        self._forget_at = now + FORGET_EVERY
+        try:
+            self._store.forget(unix - INSTANCE_MEMORY)
+            days = self._options.keep_days
+            if days and self._room.prune(unix - days * DAY):  # there is more of them
+                self._forget_at = now + PRUNE_PAUSE
+        except StoreError as error:
+            log.warning("%s: what is old stays in it for now", error)
+        for session in list(self._sessions.values()):
+            if session.channel.writers[LogId.ROOM].cursor < self._room.log.oldest:
+                if session.member.state is State.PRESENT:
+                    self._room.leave(session.member, State.WRITTEN_OUT, "fell behind")
+                self._end(session)  # and can only come back to what there still is
+
+    def commit(self, now: float) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
         has_news = bool(self._room.log.staged)
-        members = self._store.commit()
+        try:
+            members = self._store.commit()
+        except StoreError:
+            self._is_deaf = True
+            raise
+        if self._is_deaf:  # silence meanwhile was not the members'
+            self._is_deaf, self._listening_since = False, now
         if has_news:
             self._active.update(self._sessions)
         for member in members:
@@ -1089,9 +1170,8 @@ class Server:
                 self._alarms.at_latest(session, now + self._timing.store_pause)
                 continue
             for packet in packets:
-                data = protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
-                out.append((data, session.address))
-            self._alarms.at_latest(session, max(now, session.wake_at(self._timing)))
+                out.append((self._sealed(packet, session), session.address))
+            self._alarms.at_latest(session, max(now, session.wake_at(self._silent_at(session))))
         self._active.clear()
         return out
 
@@ -1099,7 +1179,7 @@ class Server:
         """When the next turn is due if nothing comes in."""
         if self._handshakes or self._replies:
             return -inf
-        return min(self._alarms.next(), self._awaited_until, self._forget_at)
+        return min(self._alarms.next(), self._remind_at, self._forget_at)
 
     def close(self) -> None:
         """Tells every member that the server is shutting down."""
@@ -1407,7 +1487,7 @@ def _commit(server: Server, signals: Signals, timing: Timing) -> bool:
     is_waiting = False
     while True:
         try:
-            server.commit()
+            server.commit(time.monotonic())
         except StoreError as error:
             if not is_waiting:
                 log.error("%s: the room waits until it can be", error)
@@ -1488,6 +1568,8 @@ def _parser() -> argparse.ArgumentParser:
     number("--history", 0, 1000, 20, words, metavar="N")
     words = "lines per second and member (default: %(default)s; 0: no limit)"
     number("--rate", 0, 1_000_000, 10, words, metavar="N")
+    words = "days for which public lines are kept (default: %(default)s; 0: for ever)"
+    number("--keep-days", 0, 36_500, 30, words, metavar="N")
     words = "members at the same time (default: %(default)s)"
     number("--max-users", 1, 100_000, 1000, words, metavar="N")
     words = "let in only who has an account, and let nobody register"
@@ -1576,7 +1658,7 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
         return 0
     level = logging.DEBUG if args.verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(message)s", level=level)
-    options = Options(args.history, args.rate, args.max_users, args.members_only)
+    options = Options(args.history, args.rate, args.max_users, args.members_only, args.keep_days)
     signals = Signals()
     try:
         udp = open_socket(args.host, args.port)

@@ -123,12 +123,17 @@ Session packets (big-endian)
     type 1 (=1) | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4 | tag 16 | parts
     part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
 
-``number`` counts a sender's packets from 1 in each session, and no number is used twice. ``echo``
-is the highest number it has received (0: none), and ``held`` says for how many milliseconds it has
-known it (65,535: longer than it can say), so that the other side can measure the network alone
-(RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server lines, 0, 0. Flag 1
-asks for an answer (keepalive). A packet without parts is a mere acknowledgement and is not answered
-unless it asks.
+``number`` counts a sender's packets from 1 in each session; some may be left out, and none is used
+twice. ``echo`` is the highest number it has received (0: none), and ``held`` says for how many
+milliseconds it has known it (65,535: longer than it can say), so that the other side can measure
+the network alone (RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server
+lines, 0, 0. Flag 1 asks for an answer (keepalive). A packet without parts is a mere acknowledgement
+and is not answered unless it asks.
+
+A session outlives its client's address. When the newest packet of a client comes from a new one,
+the server sends a packet there, and nowhere else, that asks and whose number leaves out a random
+part of 2**32 others; as soon as a packet from there echoes that very number, the session is there
+(RFC 9000 §8.2). So a client that answers whatever asks, from wherever it is, has nothing to do.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
@@ -143,8 +148,10 @@ packets or a quarter of the log's window wait; each packet that it sends acknowl
 keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
 no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
 (1 s at first, then RFC 6298's and 0.3 s), or when a packet sent three later has been echoed and the
-cursor has not moved. A client that has heard nothing for 20 to 25 s asks; a server that has heard
-nothing for 75 s writes the member out.
+cursor has not moved. A client that has heard nothing for 20 to 25 s asks, and one that has had no
+answer for 10 s joins again, beside the session, until one of the two works; a server that has heard
+nothing for 75 s writes the member out. A server that starts sends a GONE to those who were in,
+again and again until they are back.
 """
 
 from __future__ import annotations
@@ -204,9 +211,9 @@ class Timing:
     keepalive: float = 20.0  # RFC 8085 §3.5: not more often than every 15 s
     keepalive_jitter: float = 5.0  # so that a thousand members do not ask together
     server_silence: float = 75.0  # three keepalives lost: the member is written out
-    client_silence: float = 45.0  # the client says "reconnecting" well before that
+    answer_patience: float = 10.0  # an answer that takes longer: the client joins again
     cookie_life: float = 30.0  # at most: a cookie is good for half of it at least
-    hint_pause: float = 3.0  # a GONE, which anybody can forge, counts at most this often
+    hint_pause: float = 3.0  # a GONE, which anybody on the way can forge, counts this often
     linger: float = 10.0  # a session that has left acknowledges for this long
     probe: float = 2.0  # how long a silent holder of a name may take to answer
     max_pause: float = 10.0  # between two tries to reconnect
@@ -1163,10 +1170,11 @@ class RoundTrip:
 class Window:
     """How many flights may be on their way (RFC 5681 §3.1, in datagrams)."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
+        """``first`` is the number of the first packet whose loss counts."""
         self.size: float = INITIAL_WINDOW
         self.threshold: float = MAXIMUM_WINDOW
-        self._episode_end = 0
+        self._episode_end = first
 
     def acknowledge(self, count: int, in_flight: int) -> None:
         """``count`` of ``in_flight`` arrived. A window that was not full is not put to the test,
@@ -1207,6 +1215,7 @@ class Channel:
         self.round_trip = RoundTrip(timing)
         self.window = Window()
         self.heard_at = now
+        self.asked_at = inf  # since it was heard last, the first packet that wants an answer
         self.number = 1  # of the next packet to send
         self._highest = 0  # number received, at ``heard_at``
         self._echo = 0  # the highest of ours that has arrived, as far as we know
@@ -1229,6 +1238,7 @@ class Channel:
         if is_newest:
             self._highest = packet.number
             self.heard_at = now
+            self.asked_at = inf
             self._probe_at = now + self._keepalive
         self._acknowledged(packet, now)
         if packet.parts:
@@ -1296,6 +1306,19 @@ class Channel:
         """Does not let an acknowledgement wait any longer."""
         self._ack_at = now
 
+    def challenge(self, now: float, skipped: int) -> Packet:
+        """A packet for a new address of the other end, to see whether it is there: asks for an
+        answer, and has a number that only who gets it can echo, since ``skipped``, of 32 random
+        bits, are left out before it (RFC 9000 §8.2, with the number for its data)."""
+        self.number += skipped
+        return self._packet(now, (), asks=True)
+
+    def migrate(self) -> None:
+        """The other end is there. What was learnt of the old path says nothing of the new one, nor
+        does the loss of what was sent to the old address (RFC 9000 §9.4)."""
+        self.round_trip = RoundTrip(self._timing)
+        self.window = Window(self.number)
+
     def cut(self, log: LogId) -> Log:
         """Sends nothing more of a log, nor again; returns an empty one that goes on from there."""
         end = self.writers[log].next
@@ -1317,8 +1340,12 @@ class Channel:
             packets.append(self._packet(now, (), asks=True))
             self._probe_at = now + self.round_trip.timeout(self._backoff)
             self._backoff += 1
-        elif self._ack_at <= now:
+        elif self._ack_at <= now and not packets:
             packets.append(self._packet(now, ()))
+        if packets:  # each of which acknowledges
+            self._ack_at = inf
+            self._unacknowledged = dict.fromkeys(self.readers, 0)
+            self._unacknowledged_packets = 0
         return packets
 
     def deadline(self) -> float:
@@ -1369,10 +1396,8 @@ class Channel:
         packet = Packet(self.number, self._highest, held, asks, (*cursors, 0, 0)[:3], parts)
         if parts or asks:
             self._unanswered.append((self.number, now))
+            self.asked_at = min(self.asked_at, now)
         self.number += 1
-        self._ack_at = inf
-        self._unacknowledged = dict.fromkeys(self.readers, 0)
-        self._unacknowledged_packets = 0
         return packet
 
     def _in_flight(self) -> int:

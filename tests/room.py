@@ -79,7 +79,7 @@ class ServerEnd:
             self._queue.clear()
             self.server.handle(now, EPOCH + int(now))
         try:
-            self.server.commit()
+            self.server.commit(now)
         except StoreError:
             self.is_waiting = True
         else:

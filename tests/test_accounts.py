@@ -1122,7 +1122,7 @@ class OperatorTest(AccountsTest):
             with operator(w) as store:
                 self.assertTrue(store.add(account("alice")))
             room.handle(member, member.lines, protocol.format_message(theirs).encode())
-            server.commit()
+            server.commit(w.network.now)
             w.run(30)
             self.assertEqual(w.server.store.account("alice"), account("alice"))
 
@@ -1141,7 +1141,7 @@ class OperatorTest(AccountsTest):
             server.handle(w.network.now, EPOCH)
             with self.assertRaises(StoreError):
                 store.add(account("alice", b"theirs"))
-            server.commit()
+            server.commit(w.network.now)
             self.assertFalse(store.add(account("alice", b"theirs")))
 
     def test_who_has_slept_while_the_account_was_made_again_logs_in_again(self) -> None:
@@ -1376,7 +1376,7 @@ class PasswordTest(AccountsTest):
             w.run(1)
             w.server.kill()
             w.run(60)
-            self.assert_said_once(alice, "* nothing heard from the server: reconnecting")
+            self.assert_said_once(alice, "* no answer from the server: reconnecting")
             with operator(w) as store:
                 self.assertTrue(store.remove("alice"))
                 self.assertTrue(store.add(account("alice", b"new")))

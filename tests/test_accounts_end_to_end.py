@@ -706,7 +706,7 @@ class Takeover(AccountsTest):
     def test_who_was_cut_off_during_the_takeover_is_told_and_does_not_fight_back(self) -> None:
         server = self.start_server()
         with Valve(server.port) as valve:
-            older = self.register("alice", valve.port, client_silence=0.5)
+            older = self.register("alice", valve.port, answer_patience=0.5)
             (bob,) = self.join(server.port, "bob")
             valve.loses = lambda is_to_server, data: not is_handshake(data)
             older.type("out of reach")

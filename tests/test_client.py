@@ -115,7 +115,7 @@ class NetworkTest(unittest.TestCase):
 
     def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
         network = self.network(self.client())
-        client = mock.Mock(is_over=True, shown=["line"])
+        client = mock.Mock(is_over=True, is_cut_off=False, shown=["line"])
         client.datagrams.return_value = [b"acknowledgement"]
         screen, udp = mock.Mock(is_closed=False), mock.Mock()
         order = mock.Mock()

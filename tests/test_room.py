@@ -323,17 +323,24 @@ class PresenceTest(unittest.TestCase):
             w.network.run(session.channel.heard_at + 75.1)  # and on its way to alice
             self.assertIn("* bob left (timed out)", alice.texts())
 
-    def test_a_client_that_hears_nothing_for_45_seconds_says_so(self) -> None:
+    def test_a_client_that_gets_no_answer_for_10_seconds_says_so_once(self) -> None:
         with world() as w:
-            (alice,) = w.joined("alice")
+            alice, bob = w.joined("alice", "bob")
             w.run(1)
             w.server.kill()
-            assert alice.client._session
-            heard_at = alice.client._session.channel.heard_at
-            w.network.run(heard_at + 44.99)
-            self.assertEqual(alice.texts(), ["* here: alice"])
-            w.network.run(heard_at + 45.01)
-            self.assertEqual(alice.texts()[1:], ["* nothing heard from the server: reconnecting"])
+            asked_at = w.network.now
+            alice.say("#hello")
+            w.network.run(asked_at + 9.99)
+            self.assertEqual(alice.texts(), ["* here: alice", "* bob joined"])
+            w.network.run(asked_at + 10.01)
+            told = ["* no answer from the server: reconnecting", "* not delivered yet: PM #hello"]
+            self.assertEqual(alice.texts()[2:], told)
+            # bob has nothing to say, and finds out when he asks for a sign of life.
+            self.assertEqual(bob.texts(), ["* here: alice, bob"])
+            w.network.run(asked_at + 25 + 10)
+            self.assertEqual(bob.texts()[1:], ["* no answer from the server: reconnecting"])
+            w.run(3600)
+            self.assertEqual(alice.texts()[2:], told)
 
     def test_a_client_tries_to_reconnect_at_growing_jittered_intervals(self) -> None:
         with world() as w:
@@ -344,8 +351,8 @@ class PresenceTest(unittest.TestCase):
             sent = w.network.sent[before:]
             tries = [d.at for d in sent if b'"HELLO"' in d.data]
             pauses = [later - earlier for earlier, later in pairwise(tries)]
-            self.assertTrue(0.75 <= pauses[0] <= 1.25, pauses)
-            self.assertTrue(all(7.5 <= pause <= 12.5 for pause in pauses[-5:]), pauses)
+            self.assertTrue(0.75 <= pauses[0] <= 1, pauses)
+            self.assertTrue(all(7.5 <= pause <= 10 for pause in pauses[-5:]), pauses)
             self.assertGreater(len(set(pauses)), len(pauses) / 2)
 
     def test_another_owner_of_the_name_in_between_is_not_taken_for_oneself(self) -> None:
@@ -737,10 +744,9 @@ class LeavingTest(unittest.TestCase):
             w.run(1)
             alice.leave(patience=2)
             w.run(3)
-            self.assertEqual(alice.client.failure, "2 lines were not delivered")
-            self.assertEqual(
-                public_lines(alice), ["* not delivered: PM #1", "* not delivered: DM bob #2"]
-            )
+            self.assertEqual(alice.client.failure, "2 lines may not have arrived")
+            lost = ["* may not have arrived: PM #1", "* may not have arrived: DM bob #2"]
+            self.assertEqual(public_lines(alice), lost)
 
 
 class JoiningTest(unittest.TestCase):
@@ -922,7 +928,7 @@ class JoiningTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            for is_right, handshakes in ((False, 0), (True, 1)):
+            for is_right, handshakes in ((False, 0), (True, 2)):  # in two seconds
                 before = len(w.network.sent)
                 for _ in range(20):
                     session = self.session_of(w, "alice") if is_right else b"another!"
