@@ -504,7 +504,9 @@ class Client:
             self._old_ends = {LogId.ROOM: terms.history_end, LogId.INBOX: terms.kept_end}
             self._drop_numbered(terms)
         elif terms.room > resume.room:
-            self._tell(f"{terms.room - resume.room} lines are missing here: they were pruned")
+            missing = terms.room - resume.room
+            words = "1 line is" if missing == 1 else f"{missing} lines are"
+            self._tell(f"{words} missing here: older ones were pruned")
         self._outbox.drop(terms.lines)
         self._log_id = terms.log_id
         self._roster = []

@@ -213,7 +213,7 @@ class Timing:
     server_silence: float = 75.0  # three keepalives lost: the member is written out
     answer_patience: float = 10.0  # an answer that takes longer: the client joins again
     cookie_life: float = 30.0  # at most: a cookie is good for half of it at least
-    hint_pause: float = 3.0  # a GONE, which anybody on the way can forge, counts this often
+    hint_pause: float = 1.0  # a GONE, which anybody on the way can forge, counts this often
     linger: float = 10.0  # a session that has left acknowledges for this long
     probe: float = 2.0  # how long a silent holder of a name may take to answer
     max_pause: float = 10.0  # between two tries to reconnect

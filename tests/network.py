@@ -60,6 +60,7 @@ class Network:
         self.faults = faults
         self.ends: dict[str, End] = {}
         self.sent: list[Datagram] = []
+        self.unplugged: set[str] = set()  # ends to and from which nothing gets through
         self._random = Random(seed)
         self._order = count()  # two events of one instant happen as they were planned
         self._events: list[tuple[float, int, str, Callable[[], object]]] = []
@@ -93,6 +94,7 @@ class Network:
     def _carry(self, datagram: Datagram) -> None:
         self.sent.append(datagram)
         is_dark = any(start <= self.now < end for start, end in self.faults.blackouts)
+        is_dark = is_dark or not self.unplugged.isdisjoint((datagram.source, datagram.target))
         if is_dark or self._random.random() < self.faults.drop:
             return
         for _ in range(1 + (self._random.random() < self.faults.double)):

@@ -54,12 +54,19 @@ class Relay(Thread):
         self._front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._front.bind(("127.0.0.1", 0))
         self._upstream: dict[Any, socket.socket] = {}  # by the client's address
+        self._retired: list[socket.socket] = []
         self._end, self._ended = socket.socketpair()
         self.port: int = self._front.getsockname()[1]
 
     def __enter__(self) -> Self:
         self.start()
         return self
+
+    def rebind(self) -> None:
+        """Gives every client another address towards the server, as a router that has forgotten
+        them; what the server still sends to the old ones is lost."""
+        self._retired += self._upstream.values()
+        self._upstream = {}
 
     def __exit__(
         self,
@@ -69,7 +76,7 @@ class Relay(Thread):
     ) -> None:
         self._end.close()
         self.join()
-        for each in (self._ended, self._front, *self._upstream.values()):
+        for each in (self._ended, self._front, *self._upstream.values(), *self._retired):
             each.close()
 
     def run(self) -> None:

@@ -42,7 +42,8 @@ class ServerEnd:
         self.path = path
         self.options = options
         self.timing = timing
-        self.is_waiting = False  # for a room file that can be written
+        self.retry_at = -inf  # it waits until then for a room file that can be written
+        self.epoch = EPOCH
         self._queue: list[tuple[bytes, str]] = []
         self._starts = 0
         network.ends[SERVER] = self
@@ -57,7 +58,7 @@ class ServerEnd:
         self.is_up = True
 
     def kill(self) -> None:
-        self.is_up = self.is_waiting = False
+        self.is_up, self.retry_at = False, -inf
         self._queue.clear()
         self.store.close()
 
@@ -72,25 +73,31 @@ class ServerEnd:
             if self.server.deadline() > now:
                 return
 
+    @property
+    def is_waiting(self) -> bool:
+        return self.retry_at > -inf
+
     def _turn(self, now: float) -> bool:
+        if now < self.retry_at:
+            return False
         if not self.is_waiting:
             for data, source in self._queue:
                 self.server.receive_untrusted(data, address_of(source), now)
             self._queue.clear()
-            self.server.handle(now, EPOCH + int(now))
+            self.server.handle(now, self.epoch + int(now))
         try:
             self.server.commit(now)
         except StoreError:
-            self.is_waiting = True
+            self.retry_at = now + self.timing.store_pause
         else:
-            self.is_waiting = False
+            self.retry_at = -inf
         return not self.is_waiting
 
     def deadline(self) -> float:
         if not self.is_up:
             return inf
         if self.is_waiting:
-            return self.network.now + self.timing.store_pause
+            return self.retry_at
         return self.server.deadline()
 
 
@@ -185,6 +192,12 @@ class World:
         if not self.network.run(self.network.now + 60, lambda: end.client.has_joined):
             raise AssertionError(f"{name} has not joined: {end.client.failure}")
         return end
+
+    def move(self, end: ClientEnd, host: str) -> None:
+        """From now on its datagrams come from another address, and those to the old one are lost:
+        another network, or a router that has forgotten it."""
+        self.network.ends |= {end.host: Deaf(), host: end}
+        end.host = host
 
     def run(self, seconds: float) -> None:
         self.network.run(self.network.now + seconds)

@@ -799,6 +799,50 @@ class Acknowledgements(ScriptTest):
         self.assertEqual(end.taken, [b"0", b"1", b"2", b"3", b"4"])
 
 
+class Moving(ScriptTest):
+    """The other end may have another address by now."""
+
+    def test_a_challenge_asks_and_leaves_numbers_out(self) -> None:
+        end = server()
+        end.write(0, SHORT, log=ROOM)
+        challenge = end.channel.challenge(0, skipped=1000)
+        self.assert_bare([challenge], asks=True)
+        self.assertEqual((challenge.number, end.channel.number), (1002, 1003))
+
+    def test_the_echo_of_a_number_that_was_left_out_proves_nothing(self) -> None:
+        end = server()
+        end.channel.challenge(0, skipped=1000)
+        with self.assertRaises(BadPacket):
+            end.hear(0.1, echo=1002)
+
+    def test_a_challenge_does_not_stand_for_an_acknowledgement(self) -> None:
+        end = server()
+        end.hear(0, Part(LINES, 0, (SHORT,)))
+        end.channel.challenge(0, skipped=1000)
+        self.assert_bare(self.next_at(end, 0.2))
+
+    def test_what_went_to_the_old_address_is_sent_again_at_once(self) -> None:
+        end = server()
+        end.write(0, SHORT, log=ROOM)
+        challenge = end.channel.challenge(0.5, skipped=1000)
+        packets = end.hear(0.6, echo=challenge.number)
+        self.assertEqual(numbers(packets, ROOM), [[0]])
+
+    def test_a_new_path_begins_with_a_window_and_a_timeout_of_its_own(self) -> None:
+        end = server()
+        self.fill(end, 20)
+        end.hear(3, echo=10, cursor=10)  # a slow path
+        challenge = end.channel.challenge(4, skipped=1000)
+        end.channel.receive(incoming(5, echo=challenge.number, cursors=(10, 0, 0)), 4.1)
+        end.channel.migrate()
+        end.due(4.1)
+        self.assertEqual(end.channel.window.size, INITIAL_WINDOW, "losses of the old path count")
+        self.assertEqual(end.channel.round_trip.timeout(0), TIMING.first_timeout)
+
+    def fill(self, end: Script, count: int) -> None:
+        end.write(0, *[WHOLE] * count, log=ROOM)
+
+
 class Keepalive(ScriptTest):
     def test_an_end_that_has_heard_nothing_for_the_idle_time_asks(self) -> None:
         self.assert_bare(self.next_at(client(keepalive=20), 20), asks=True)

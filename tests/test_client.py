@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import unittest
@@ -20,6 +22,7 @@ from chatclient import (
     Failed,
     Network,
     Screen,
+    _connected,
     _credentials,
     rows_of,
 )
@@ -124,6 +127,33 @@ class NetworkTest(unittest.TestCase):
         network._client, network._screen, network._udp = client, screen, udp
         self.assertTrue(network._turn())
         self.assertEqual(order.mock_calls, [mock.call.show("line"), mock.call.send(mock.ANY)])
+
+    @unittest.skipUnless(sys.platform == "linux", "needs addresses like 127.0.0.5")
+    def test_a_client_in_another_network_speaks_from_its_new_address(self) -> None:
+        server = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        server.bind(("127.0.0.1", 0))
+        network = self.network(self.client())
+        client = mock.Mock(is_over=True, is_cut_off=False, shown=[])
+        client.datagrams.return_value = [b"hello"]
+        network._client = client
+        network._udp.close()
+        network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
+        port = network._udp.getsockname()[1]
+        for is_cut_off, host in ((False, "127.0.0.5"), (True, "127.0.0.1"), (True, "127.0.0.1")):
+            client.is_cut_off = is_cut_off
+            network._turn()
+            self.assertEqual(server.recvfrom(100), (b"hello", (host, port)))
+        network._udp.close()
+
+    def test_a_datagram_that_cannot_leave_is_a_reason_to_look_for_the_way(self) -> None:
+        network = self.network(self.client())
+        network._udp = mock.Mock()
+        network._udp.send.side_effect = OSError(errno.ENETUNREACH, "Network is unreachable")
+        with mock.patch.object(network, "_follow_route") as follow_route:
+            network._client = mock.Mock(is_over=True, is_cut_off=False, shown=[])
+            network._client.datagrams.return_value = [b"hello"]
+            self.assertTrue(network._turn())
+        follow_route.assert_called_once_with()
 
     def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
         client = self.client()

@@ -8,6 +8,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 import unittest
 from collections.abc import Iterable, Mapping
@@ -492,6 +493,64 @@ class Ends(RoomTest):
             ["[HH:MM] * bob joined", "[HH:MM] * bob left (replaced)", "[HH:MM] * bob joined"],
         )
 
+    def test_who_only_listens_is_back_soon_after_the_server_is(self) -> None:
+        port = free_port()
+        server = self.start_server(port=port)
+        listener, alice = self.join(port, "listener", "alice")
+        self.leave(alice)
+        for number in range(4):  # more often than hints count at once
+            server.process.kill()
+            server.status()
+            server = self.start_server(port=port)
+            (alice,) = self.join(port, "alice")
+            alice.type(f"{number}")
+            start = time.monotonic()
+            listener.wait_for(*public("alice", f"{number}"))
+            self.assertLess(time.monotonic() - start, 2.0)
+            self.leave(alice)
+        self.assertEqual(talk(self.leave(listener)), public("alice", *"0123"))
+
+    @unittest.skipUnless(sys.platform == "linux", "needs prlimit")
+    def test_a_full_disk_is_a_pause_and_nothing_is_lost(self) -> None:
+        server = self.start_server("--rate", "0", store_pause=0.2)
+        alice, bob = self.join(server.port, "alice", "bob")
+        alice.type("before")
+        bob.wait_for(*public("alice", "before"))
+        sizes = [path.stat().st_size for path in self.folder.iterdir()]
+        self.limit_files(server, max(sizes))
+        texts = [f"line {n} {'x' * 900}" for n in range(100)]
+        alice.type(*texts)
+        alice.end_input()
+        bob.type("meanwhile", "DM bob to myself")
+        server.wait_for_complaint("the room file cannot be written")
+        shown = bob.shown
+        with self.assertRaises(subprocess.TimeoutExpired):  # nothing was acknowledged
+            alice.process.wait(1.5)
+        self.assertEqual(bob.shown, shown)
+        self.limit_files(server, None)
+        self.end(alice)
+        bob.wait_for("[HH:MM] * alice left", *direct("bob", "to myself"))
+        view = talk(self.leave(bob))
+        self.assertEqual(of_sender("alice", view), public("alice", "before", *texts))
+        self.assertEqual(view.count(*direct("bob", "to myself")), 1)
+        told = [line for line in server.complaints if "room file" in line]
+        self.assertEqual(len(told), 2, told)
+        self.assertIn("the room waits until it can be", told[0])
+        self.assertIn("the room file can be written again", told[1])
+        self.check_integrity()
+
+    def limit_files(self, program: Program, size: int | None) -> None:
+        """From now on no file of the program can grow beyond that; None: as it was before."""
+        import resource  # not on Windows
+
+        kind = resource.RLIMIT_FSIZE
+        before, most = resource.getrlimit(kind)
+        resource.prlimit(program.process.pid, kind, (before if size is None else size, most))
+
+    def check_integrity(self) -> None:
+        with closing(sqlite3.connect(self.db)) as file:
+            self.assertEqual(file.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+
     def test_nothing_is_said_before_it_is_on_disk(self) -> None:
         server = self.start_server(store_pause=0.2)
         alice, bob = self.join(server.port, "alice", "bob")
@@ -510,6 +569,33 @@ class Ends(RoomTest):
 
 
 class Addresses(RoomTest):
+    def test_addresses_may_change_in_mid_stream_on_a_network_that_loses(self) -> None:
+        server = self.start_server("--rate", "0")
+        names = ("alice", "bob")
+        texts = [f"line {n}" for n in range(90)]
+        with Relay(server.port, seed=3, drop=0.1) as relay:
+            clients = {n: self.start_client(n, relay.port, keepalive=0.5) for n in names}
+            for client in clients.values():
+                wait_until_joined(client)
+            for start in range(0, 90, 30):
+                for client in clients.values():
+                    client.type(*texts[start : start + 30])
+                for client, other in zip(clients.values(), reversed(names)):
+                    client.wait_for(*public(other, texts[start + 15]))
+                relay.rebind()  # when some lines are on their way
+            for client, other in zip(clients.values(), reversed(names)):
+                client.wait_for(*public(other, texts[-1]))
+            tries = {data for data in relay.seen if b'"HELLO"' in data}
+            self.assertEqual(len(tries), 2, "somebody has joined again")
+            for (name, client), other in zip(clients.items(), reversed(names)):
+                self.assertEqual(talk(client.shown), public(other, *texts), name)
+                self.assertLessEqual(len(passages(client.shown)), 1, name)  # bob's joining
+            self.assertGreater(len([x for x in server.complaints if " is at 127.0.0.1 " in x]), 3)
+            for client in clients.values():
+                client.type("EX")
+            for client in clients.values():
+                self.end(client)
+
     def assert_hear_each_other(self, clients: Mapping[str, Program]) -> None:
         for name, client in clients.items():
             client.type(f"I am {name}")
@@ -536,6 +622,44 @@ class Addresses(RoomTest):
         for client in clients.values():
             wait_until_joined(client)
         self.assert_hear_each_other(clients)
+
+
+@unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
+class WithoutServer(RoomTest):
+    def test_who_leaves_while_the_server_is_away_is_told_what_was_not_delivered(self) -> None:
+        ways = {"ex": "EX\r", "ctrl-c": "\x03", "ctrl-d": "\x04"}
+        server = self.start_server()
+        terminals = {}
+        for name in ways:
+            arguments = [LOCALHOST, "0", name, "--server-port", str(server.port)]
+            terminal = TerminalProgram(
+                command("chatclient", arguments, {"trouble": 0.5}), self.folder, 12, 80
+            )
+            self.addCleanup(terminal.stop)
+            terminal.wait_for(">", cursor=2)
+            terminals[name] = terminal
+        server.stop()
+        for terminal in terminals.values():
+            terminal.type("hello\r")
+        words = "* the connection is lost: reconnecting"
+        pending = "* not delivered yet: PM are you there?"
+        for terminal in terminals.values():
+            terminal.wait_for(words, "* not delivered yet: PM hello", ">", cursor=2)
+            terminal.type("are you there?\r")
+            terminal.wait_for("> are you there?", pending, ">", cursor=2)
+        start = time.monotonic()
+        for name, terminal in terminals.items():
+            terminal.type(ways[name])
+        for name, terminal in terminals.items():
+            status, attributes = terminal.status()
+            self.assertLess(time.monotonic() - start, 3.0, name)
+            self.assertEqual((status, attributes), (1, terminal.attributes_before), name)
+            lost = ["* may not have arrived: PM hello", "* not delivered: PM are you there?"]
+            said = "chatclient.py: 1 line may not have arrived, and 1 line was not delivered"
+            shown = " ".join(terminal.rows)
+            for line in (*lost, said):
+                self.assertIn(line, shown, name)
+            self.assertNotIn("Traceback", shown, name)
 
 
 @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")

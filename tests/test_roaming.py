@@ -1,0 +1,212 @@
+"""A member whose address changes: the session goes on, and nobody else can move it."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Final
+
+import protocol
+from chatserver import Session
+from protocol import Packet
+from tests.network import HEALTHY, Datagram, Faults
+from tests.room import SERVER, ClientEnd, Deaf, World, address_of, world
+
+LOSSY: Final = Faults(drop=0.1, delays=(0.02, 0.08))
+LOST: Final = Faults(drop=1.0)
+
+
+def session_of(w: World, name: str) -> Session:
+    return w.server.server._sessions[w.server.server._room.members[name].session]
+
+
+def marked(end: ClientEnd) -> list[str]:
+    return [text for text in end.texts() if "#" in text]
+
+
+def handshakes(w: World) -> set[bytes]:
+    """The tries to join, by whomsoever."""
+    return {d.data for d in w.network.sent if b'"HELLO"' in d.data}
+
+
+def sent_to(w: World, host: str) -> list[Datagram]:
+    return [d for d in w.network.sent if d.target == host]
+
+
+def intercepted(w: World, end: ClientEnd, *lines: str) -> list[bytes]:
+    """What an end sends to say these, and nobody gets."""
+    w.network.faults = LOST
+    before = len(w.network.sent)
+    end.say(*lines)
+    w.run(0.1)
+    w.network.faults = HEALTHY
+    return [d.data for d in w.network.sent[before:] if d.source == end.host]
+
+
+def deliver(w: World, data: bytes, source: str) -> list[bytes]:
+    """What the server sends to ``source`` at once when this comes from there."""
+    w.network.ends.setdefault(source, Deaf())
+    before = len(w.network.sent)
+    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
+    w.run(0)
+    return [d.data for d in w.network.sent[before:] if d.target == source]
+
+
+class MovingTest(unittest.TestCase):
+    def test_a_session_goes_on_from_another_address_and_nothing_is_lost(self) -> None:
+        for seed in range(8):
+            with self.subTest(seed=seed), world(seed, LOSSY) as w:
+                alice, bob = w.joined("alice", "bob")
+                w.run(5)
+                tries, said = handshakes(w), 0
+                seen = len(alice.texts()), len(bob.texts())
+                for place in ("cafe", "train", "office"):
+                    for _ in range(20):
+                        alice.say(f"#{said}", f"DM bob #private {said}")
+                        bob.say(f"#{said}", f"DM alice #private {said}")
+                        said += 1
+                        w.run(0.2)
+                        if said % 20 == 10:
+                            w.move(alice, place)
+                w.run(30)
+                for end, before, name in ((bob, seen[1], "alice"), (alice, seen[0], "bob")):
+                    public = [f"{name}: #{n}" for n in range(said)]
+                    private = [f"{name} -> you: #private {n}" for n in range(said)]
+                    shown = end.texts()[before:]
+                    self.assertEqual([text for text in shown if "you" not in text], public)
+                    self.assertEqual([text for text in shown if "you" in text], private)
+                self.assertEqual(handshakes(w), tries)
+                self.assertEqual(session_of(w, "alice").address, address_of("office"))
+
+    def test_a_silent_reader_is_followed_when_it_gives_its_next_sign_of_life(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(5)
+            tries = handshakes(w)
+            w.move(alice, "cafe")
+            bob.say("#hello")
+            w.run(10)
+            self.assertEqual(marked(alice), [])  # nobody can know where she is
+            channel = session_of(w, "alice").channel
+            self.assertLess(channel.window.size, protocol.INITIAL_WINDOW)
+            w.run(protocol.TIMING.keepalive + protocol.TIMING.keepalive_jitter)
+            self.assertEqual(marked(alice), ["bob: #hello"])
+            self.assertEqual(channel.window.size, protocol.INITIAL_WINDOW)
+            self.assertEqual(handshakes(w), tries)
+            self.assertEqual(len(alice.texts()), 3, alice.texts())
+
+    def test_after_a_restart_a_member_is_sought_where_it_was_last(self) -> None:
+        with world() as w:
+            alice, _ = w.joined("alice", "bob")
+            w.move(alice, "cafe")
+            alice.say("#hello")
+            w.run(2)
+            w.server.kill()
+            w.server.start()
+            w.run(1)
+            self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
+
+    def test_a_question_that_is_lost_is_asked_again(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.move(alice, "cafe")
+            (data, *_) = intercepted(w, alice, "#hello")
+            w.network.faults = LOST
+            self.assertEqual(len(deliver(w, data, "cafe")), 1)
+            w.network.faults = HEALTHY
+            w.run(4)
+            self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
+            self.assertEqual(marked(bob), ["alice: #hello"])
+
+    def test_one_question_at_a_time_is_asked_at_a_new_address(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.network.ends["cafe"] = Deaf()
+            for number in range(20):
+                for data in intercepted(w, alice, f"#{number}"):
+                    deliver(w, data, "cafe")
+            self.assertIn(len(sent_to(w, "cafe")), (2, 3, 4))  # in two seconds
+
+
+class StayingTest(unittest.TestCase):
+    """What strangers, or members, may do with datagrams moves nobody."""
+
+    def assert_unmoved(self, w: World, *ends: ClientEnd) -> None:
+        for end in ends:
+            self.assertEqual(session_of(w, end.host).address, address_of(end.host))
+        before = [len(marked(end)) for end in ends]
+        for end in ends:
+            end.say(f"#{end.host} is still here")
+        w.run(3)
+        for end, count in zip(ends, before):
+            others = [f"{e.host}: #{e.host} is still here" for e in ends if e is not end]
+            self.assertEqual(marked(end)[count:], others)
+
+    def test_an_old_datagram_from_elsewhere_is_not_even_answered(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.say("#one", "#two")
+            w.run(1)
+            old = [d.data for d in w.network.sent if d.source == "alice" and d.data[:1] != b"{"]
+            self.assertGreater(len(old), 2)
+            for data in old:
+                self.assertEqual(deliver(w, data, "thief"), [])
+            self.assert_unmoved(w, alice, bob)
+
+    def test_the_newest_datagram_from_elsewhere_moves_nothing_and_is_not_amplified(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            (data,) = intercepted(w, alice, "#stolen")
+            (answer,) = deliver(w, data, "thief")
+            self.assertLessEqual(len(answer), len(data))
+            w.run(30)
+            self.assertEqual([d.data for d in sent_to(w, "thief")], [answer])
+            self.assertEqual(marked(bob), ["alice: #stolen"])
+            self.assert_unmoved(w, alice, bob)
+
+    def test_the_question_for_elsewhere_answered_from_here_moves_nothing(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            (data,) = intercepted(w, alice, "#stolen")
+            (question,) = deliver(w, data, "thief")
+            alice.receive(question, SERVER, w.network.now)
+            w.run(1)
+            self.assert_unmoved(w, alice, bob)
+
+    def test_the_answer_from_a_third_address_moves_nothing(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            (data,) = intercepted(w, alice, "#stolen")
+            (question,) = deliver(w, data, "thief")
+            w.network.faults = LOST
+            alice.receive(question, SERVER, w.network.now)
+            w.network.at(w.network.now, "alice", lambda: None)
+            w.run(0.1)
+            w.network.faults = HEALTHY
+            self.assertEqual(len(deliver(w, w.network.sent[-1].data, "another")), 1)
+            w.run(1)
+            self.assert_unmoved(w, alice, bob)
+
+    def test_a_member_cannot_make_the_server_send_to_somebody_else(self) -> None:
+        """It has the keys, and knows what the numbers would be if they went on one by one."""
+        with world() as w:
+            mallory, bob = w.joined("mallory", "bob")
+            w.run(1)
+            session = mallory.client._session
+            assert session
+            following = session_of(w, "mallory").channel.number
+            for number, echo in enumerate((0, *range(following, following + 50)), 1000):
+                packet = Packet(number, echo, 0, False, (0, 0, 0), ())
+                data = protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
+                deliver(w, data, "victim")
+            bob.say(*(f"#{n}" for n in range(30)))
+            w.run(2)
+            self.assertEqual(len(sent_to(w, "victim")), 1)
+            self.assertEqual(session_of(w, "mallory").address, address_of("mallory"))
+
+
+if __name__ == "__main__":
+    unittest.main()
