@@ -63,7 +63,6 @@ PASSWORD_TRIES: Final = 3
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
-HINTS: Final = 3  # that count at once: a server may start more than once within hint_pause
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 
@@ -242,8 +241,8 @@ class Client:
         self._attempt: Attempt | None = self._new_attempt(now)
         self._trouble_since = now
         self._closed_since = inf
-        self._hints = protocol.Bucket(1 / timing.hint_pause, HINTS)
-        self._is_closing = False  # the server has said so: the session has no future
+        self._hint_at = -inf
+        self._ended: Session | None = None  # the one of which the server has said so
         self._has_said_trouble = False
         self._refusal: str | None = None  # its code, if one was told
 
@@ -318,7 +317,7 @@ class Client:
             return  # the cursors that it has told the server must not move
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
         delivered = session.delivered
-        if session.channel.receive(packet, now) and not self._is_closing:
+        if session.channel.receive(packet, now) and session is not self._ended:
             self._end_trouble()
             if session.is_login or self._credentials.password is None:
                 self._attempt = None  # a sign of life: no reason to join again
@@ -455,9 +454,9 @@ class Client:
 
     def _may_hint(self, now: float) -> bool:
         """Hints can be forged, so they count only now and then."""
-        if now < self._hints.ready_at():
+        if now < self._hint_at + self._timing.hint_pause:
             return False
-        self._hints.take(now)
+        self._hint_at = now
         return True
 
     def _doubt(self, now: float) -> None:
@@ -470,9 +469,9 @@ class Client:
             self._attempt.send_at = now
 
     def _await_return(self, now: float) -> None:
-        """The server is shutting down."""
+        """The server is shutting down; what it still says in this session is no sign of life."""
         self._say_trouble("the server is shutting down: waiting for it to return")
-        self._is_closing = True
+        self._ended = self._session
         self._trouble_since = now
         self._attempt = self._new_attempt(now + self._pause(0.0))
 
@@ -518,7 +517,6 @@ class Client:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
-        self._is_closing = False
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from random import Random
 
 import protocol
-from chatclient import HINTS, SHOWN_PENDING
+from chatclient import SHOWN_PENDING
 from chatserver import DAY, FORGET_EVERY, PRUNED_AT_ONCE, ROOM_KEY, UNREAD_NOTICES
 from protocol import (
     Challenge,
@@ -724,6 +724,19 @@ class RestartTest(unittest.TestCase):
             w.run(5)
             self.assertEqual(alice.texts()[2:], ["* connected"])
 
+    def test_a_closed_port_is_no_reason_to_ask_more_often(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            before = len(w.network.sent)
+            for _ in range(100):
+                now = w.network.now
+                w.network.at(now, "alice", partial(alice.client.port_closed, now))
+                w.run(1)
+            tries = [d for d in w.network.sent[before:] if b'"HELLO"' in d.data]
+            self.assertTrue(12 <= len(tries) <= 30, len(tries))
+
     def test_a_backlog_counts_what_is_not_acknowledged(self) -> None:
         with world(options=replace(OPTIONS, rate=0)) as w:
             (alice,) = w.joined("alice")
@@ -906,6 +919,23 @@ class RestartTest(unittest.TestCase):
                 pending = "* not delivered yet: PM #while away"
                 self.assertEqual(alice.texts()[2:], [told[0], pending, told[1]])
                 self.assertEqual(bob.texts()[1:], [*told, "alice: #while away"])
+
+    def test_the_last_words_of_a_server_that_ends_are_no_sign_of_life(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.network.at(w.network.now, SERVER, w.server.server.close)
+            w.run(0.1)
+            w.network.unplugged = {"alice"}  # what tells the server that she knows is lost
+            w.run(0.2)
+            w.network.unplugged = set()
+            before = len(w.network.sent)
+            w.run(0.4)
+            self.assertTrue([d for d in w.network.sent[before:] if d.target == "alice"])
+            w.server.kill()
+            w.run(1)
+            told = ["* the server is shutting down: waiting for it to return"]
+            self.assertEqual(alice.texts()[1:], told)
 
     def test_the_server_tells_its_members_that_it_ends(self) -> None:
         with world() as w:
@@ -1194,7 +1224,7 @@ class JoiningTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            limit = HINTS + 2 / protocol.TIMING.hint_pause  # in two seconds
+            limit = 1 + 2 / protocol.TIMING.hint_pause  # in two seconds
             for is_right, least, most in ((False, 0, 0), (True, 1, limit)):
                 before = len(w.network.sent)
                 for _ in range(20):

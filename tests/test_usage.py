@@ -4,6 +4,7 @@ exit status that fits."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import sqlite3
@@ -223,6 +224,13 @@ class ServerUsage(OneLineTest):
             },
         )
         self.assertEqual(other.read_bytes()[100:], before[100:])  # the file is left as it was
+
+    @unittest.skipUnless(os.name == "posix", "needs a shell")
+    def test_a_disk_that_is_full_at_the_start_is_status_1(self) -> None:
+        server = command("chatserver", ("0", "--host", LOCALHOST, "--db", str(self.db)), {})
+        program = self.start(["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *server])
+        self.assert_fails(program, 1, f"the room file {self.db} cannot be used: disk")
+        self.start_server()  # what is left of that is no obstacle
 
     def test_help_of_both_is_status_0(self) -> None:
         for module in ("chatserver", "chatclient"):
