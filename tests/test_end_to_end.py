@@ -539,6 +539,26 @@ class Ends(RoomTest):
         self.assertIn("the room file can be written again", told[1])
         self.check_integrity()
 
+    def test_lines_are_deleted_after_as_many_days_as_the_operator_wants(self) -> None:
+        server = self.start_server()
+        (alice,) = self.join(server.port, "alice")
+        alice.type("old", "young")
+        self.leave(alice)
+        server.stop()
+        with closing(sqlite3.connect(self.db)) as file, file:  # two days pass after "old"
+            (joined, old) = file.execute("SELECT line FROM lines ORDER BY number LIMIT 2")
+            for (line,) in (joined, old):
+                unix, rest = line.split(b" ", 1)
+                older = b"%d %s" % (int(unix) - 2 * 24 * 3600, rest)
+                file.execute("UPDATE lines SET line = ? WHERE line = ?", (older, line))
+        for days, texts in (("3", ["old", "young"]), ("0", ["old", "young"]), ("1", ["young"])):
+            server = self.start_server("--keep-days", days)
+            (bob,) = self.join(server.port, "bob")
+            bob.wait_for("* earlier: [HH:MM] alice: young")
+            earlier = [line for line in self.leave(bob) if "earlier" in line]
+            self.assertEqual(earlier, [f"* earlier: [HH:MM] alice: {text}" for text in texts])
+            server.stop()
+
     def limit_files(self, program: Program, size: int | None) -> None:
         """From now on no file of the program can grow beyond that; None: as it was before."""
         import resource  # not on Windows
