@@ -48,7 +48,8 @@ class Relay(Thread):
         self.seen: list[bytes] = []  # every datagram that was sent, lost or not
         self._server = ("127.0.0.1", server_port)
         self._random = Random(seed)
-        self._drop, self._double, self._delays = drop, double, delays
+        self.drop = drop  # may change
+        self._double, self._delays = double, delays
         self._order = count()
         self._flights: list[_Flight] = []  # a heap
         self._front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -111,7 +112,7 @@ class Relay(Thread):
 
     def _carry(self, data: bytes, out: socket.socket, target: Any) -> None:
         self.seen.append(data)
-        if self._random.random() < self._drop:
+        if self._random.random() < self.drop:
             return
         for _ in range(1 + (self._random.random() < self._double)):
             due = time.monotonic() + self._random.uniform(*self._delays)

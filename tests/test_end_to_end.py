@@ -28,7 +28,7 @@ from tests.programs import (
     has_ipv6,
     wait_until_joined,
 )
-from tests.relay import Relay
+from tests.relay import BAD_DROP, Relay
 
 HAS_PTY: Final = importlib.util.find_spec("termios") is not None and hasattr(os, "openpty")
 
@@ -246,8 +246,9 @@ class BadNetwork(RoomTest):
 
     def test_every_member_sees_every_line_once_and_in_one_order(self) -> None:
         server = self.start_server("--history", "1000")
-        with Relay(server.port, seed=7) as relay:
+        with Relay(server.port, seed=7, drop=0.0) as relay:
             clients = dict(zip(self.NAMES, self.join(relay.port, *self.NAMES)))
+            relay.drop = BAD_DROP
             for name, client in clients.items():
                 client.type(*self.lines_of(name))
             start = time.monotonic()
