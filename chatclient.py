@@ -334,10 +334,9 @@ class Client:
         record = protocol.parse_handshake_untrusted(data)
         match record:
             case protocol.Gone(session):
-                if self._session and self._session.id == session:
+                is_ours = self._session is not None and self._session.id == session
+                if is_ours or (self._attempt and self._attempt.is_for(session)):
                     self._doubt(now)
-                elif self._attempt and self._attempt.is_for(session) and self._may_hint(now):
-                    self._attempt = self._new_attempt(now)
             case protocol.Refused(nonce, code, text):
                 if self._attempt and self._attempt.nonce == nonce:
                     self._refused(code, protocol.clean_text(text), now)
@@ -452,21 +451,20 @@ class Client:
     def _new_attempt(self, start: float) -> Attempt:
         return Attempt(self.username, self._credentials, self._random_bytes, start)
 
-    def _may_hint(self, now: float) -> bool:
-        """Hints can be forged, so they count only now and then."""
-        if now < self._hint_at + self._timing.hint_pause:
-            return False
-        self._hint_at = now
-        return True
-
     def _doubt(self, now: float) -> None:
-        """The session may be gone: handshakes beside it. Where that is being done, the server may
-        have only now returned, so it does not wait."""
-        if self._attempt is None and self._may_hint(now):
-            self._attempt = self._new_attempt(now)
+        """The session may be gone, or the server with which a handshake had got so far: handshakes
+        anew, beside the session. But hints can be forged, so they count only now and then, and
+        not for who has been told to wait."""
+        attempt = self._attempt
+        if now < self._hint_at + self._timing.hint_pause or (attempt and now < attempt.since):
+            return
+        self._hint_at = now
+        if attempt and not attempt.proven:
+            attempt.send_at = now
+            return
+        if attempt is None:
             self._trouble_since = now
-        elif self._attempt and self._attempt.since <= now and self._may_hint(now):
-            self._attempt.send_at = now
+        self._attempt = self._new_attempt(now)
 
     def _await_return(self, now: float) -> None:
         """The server is shutting down; what it still says in this session is no sign of life."""

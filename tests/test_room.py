@@ -48,8 +48,8 @@ def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
     return [d.data for d in w.network.sent[before:] if d.target == source]
 
 
-def has_sent(w: World, word: bytes) -> bool:
-    return any(word in datagram.data for datagram in w.network.sent)
+def has_sent(w: World, word: bytes, start: int = 0) -> bool:
+    return any(word in datagram.data for datagram in w.network.sent[start:])
 
 
 def hello(name: str = "mallory", version: int = protocol.VERSION) -> Hello:
@@ -667,6 +667,26 @@ class RestartTest(unittest.TestCase):
                 bob.say("#hello")
                 w.run(0.5)
                 self.assertEqual(public_lines(alice), ["bob: #hello"])
+
+    def test_members_are_back_soon_though_the_server_dies_while_they_prove_who_they_are(
+        self,
+    ) -> None:
+        for deaths in range(1, 6):
+            with self.subTest(deaths=deaths), world() as w:
+                (alice,) = w.joined("alice")
+                w.run(1)
+                for _ in range(deaths):
+                    w.server.kill()
+                    w.server.start()
+                    before = len(w.network.sent)
+                    is_proving = partial(has_sent, w, b'"PROVE"', before)
+                    self.assertTrue(w.network.run(w.network.now + 3, is_proving))
+                w.server.kill()
+                w.server.start()
+                w.run(1.5)
+                alice.say("DM alice #hello")
+                w.run(0.2)
+                self.assertEqual(public_lines(alice), ["alice -> you: #hello"])
 
     def test_a_member_that_the_restarted_server_does_not_reach_is_told_again(self) -> None:
         with world() as w:
