@@ -417,7 +417,8 @@ class Client:
 
     def _expelled(self, words: str) -> None:
         """What the server has not taken by now, it never will."""
-        lost = self._say_lost(self._unanswered(), self.undelivered())
+        taken, unknown, unsent = self._fates()
+        lost = self._say_lost(taken, unknown + unsent)
         self.failure = f"{words}, and {lost}" if lost else words
 
     def _show_refusal(self, message: protocol.Message | None, words: str, now: float) -> None:
@@ -501,8 +502,7 @@ class Client:
             self._old_ends = {LogId.ROOM: terms.history_end, LogId.INBOX: terms.kept_end}
             self._drop_numbered(terms)
         elif terms.room > resume.room:
-            missing = terms.room - resume.room
-            words = "1 line is" if missing == 1 else f"{missing} lines are"
+            words = _lines(terms.room - resume.room, "is", "are")
             self._tell(f"{words} missing here: older ones were pruned")
         self._outbox.drop(terms.lines)
         self._log_id = terms.log_id
@@ -638,48 +638,42 @@ class Client:
 
     def undelivered(self) -> list[protocol.Message]:
         """What was said and is not known to be on the server's disk, in order."""
-        return [*self._unacknowledged(), *self._unsent()]
+        _, unknown, unsent = self._fates()
+        return unknown + unsent
 
-    def _unacknowledged(self) -> list[protocol.Message]:
-        """What may have arrived: it has been sent."""
-        if not self._session:
-            return []
-        writer = self._session.channel.writers[LogId.LINES]
-        return self._said(range(writer.cursor, writer.next))
-
-    def _unsent(self) -> list[protocol.Message]:
-        start = self._session.channel.writers[LogId.LINES].next if self._session else 0
-        queue = [message for message in self._queue if message != protocol.Who()]
-        return self._said(range(start, self._outbox.end)) + queue
-
-    def _said(self, numbers: range) -> list[protocol.Message]:
-        """The lines of these numbers, without the client's own questions."""
-        pending = self._pending
-        return [pending[n] for n in numbers if pending.get(n, protocol.Who()) != protocol.Who()]
-
-    def _unanswered(self) -> list[protocol.Message]:
-        """What is on its disk, but may have been refused."""
-        delivered = self._session.delivered if self._session else 0
-        numbered = [message for number, message in self._pending.items() if number < delivered]
-        return [m for m in numbered if not isinstance(m, protocol.Who | protocol.Public)]
+    def _fates(self) -> tuple[list[protocol.Message], ...]:
+        """What was said and has not come back: what has been taken, but may have been refused; what
+        has been sent, and so may have arrived; and what has not even been sent."""
+        taken = sent = 0
+        if self._session:
+            writer = self._session.channel.writers[LogId.LINES]
+            taken, sent = writer.cursor, writer.next
+        lines: list[tuple[float, protocol.Message]] = [*self._pending.items()]
+        lines += [(inf, message) for message in self._queue]
+        lines = [(number, m) for number, m in lines if not isinstance(m, protocol.Who)]
+        return (
+            [m for number, m in lines if number < taken and not isinstance(m, protocol.Public)],
+            [m for number, m in lines if taken <= number < sent],
+            [m for number, m in lines if sent <= number],
+        )
 
     def _give_up(self, now: float) -> None:
-        lost = self._say_lost(self._unacknowledged(), self._unsent())
+        _, unknown, unsent = self._fates()
+        lost = self._say_lost(unknown, unsent)
         self.failure = lost or self._complaint
         self.has_left = not self.failure  # only the goodbye is not acknowledged
 
     def _say_lost(self, unknown: list[protocol.Message], lost: list[protocol.Message]) -> str:
         """Names what may be lost and what is; returns how much that is, in words."""
+        for message in unknown:
+            self._tell(f"may not have arrived: {_in_words(message)}")
+        for message in lost:
+            self._tell(f"not delivered: {_in_words(message)}")
         counts = []
-        for messages, one, many in (
-            (unknown, "may not have arrived", "may not have arrived"),
-            (lost, "was not delivered", "were not delivered"),
-        ):
-            for message in messages:
-                self._tell(f"{one.removeprefix('was ')}: {_in_words(message)}")
-            if messages:
-                are_many = len(messages) > 1
-                counts.append(f"{len(messages)} lines {many}" if are_many else f"1 line {one}")
+        if unknown:
+            counts.append(_lines(len(unknown), "may not have arrived", "may not have arrived"))
+        if lost:
+            counts.append(_lines(len(lost), "was not delivered", "were not delivered"))
         return ", and ".join(counts)
 
     def deadline(self) -> float:
@@ -692,6 +686,10 @@ class Client:
         if self._session and self._queue and not self._has_said_trouble:
             times.append(self._bucket.ready_at())
         return min(times)
+
+
+def _lines(count: int, one: str, many: str) -> str:
+    return f"1 line {one}" if count == 1 else f"{count} lines {many}"
 
 
 def _in_words(message: protocol.Message) -> str:
