@@ -239,7 +239,8 @@ class Client:
 
         # Joining, and joining again
         self._attempt: Attempt | None = self._new_attempt(now)
-        self._trouble_since = now
+        self._trying_since = now
+        self._is_in_doubt = False  # whether the session still lives
         self._closed_since = inf
         self._hint_at = -inf
         self._ended: Session | None = None  # the one of which the server has said so
@@ -252,8 +253,7 @@ class Client:
         """Tries to join with this password, after it was wanted."""
         self._credentials.password = password
         self.failure, self.wants_password = None, False
-        self._attempt = self._new_attempt(now)
-        self._trouble_since = now
+        self._join_again(now)
 
     @property
     def has_joined(self) -> bool:
@@ -278,10 +278,10 @@ class Client:
     def is_leaving(self) -> bool:
         return self._patience < inf
 
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the connection is lost, and the person knows."""
-        return self.has_joined and self._has_said_trouble
+    def ask(self, now: float) -> None:
+        """Wants a sign of life, from wherever we are by now."""
+        if self._session:
+            self._session.channel.ask(now)
 
     @property
     def is_over(self) -> bool:
@@ -317,10 +317,10 @@ class Client:
             return  # the cursors that it has told the server must not move
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
         delivered = session.delivered
-        if session.channel.receive(packet, now) and session is not self._ended:
+        if session.channel.receive(packet, now) and self._is_alive(session, now):
             self._end_trouble()
             if session.is_login or self._credentials.password is None:
-                self._attempt = None  # a sign of life: no reason to join again
+                self._attempt = None  # no reason to join again
         if session.delivered > delivered:
             self._progress_at = now
             self._outbox.drop(session.delivered)
@@ -412,8 +412,7 @@ class Client:
     def _accepted(self, message: protocol.Message | None, now: float) -> None:
         if isinstance(message, protocol.Register):  # from now on as the name's owner
             self._credentials.adopt_new()
-            self._attempt = self._new_attempt(now)
-            self._trouble_since = now
+            self._join_again(now)
 
     def _expelled(self, words: str) -> None:
         """What the server has not taken by now, it never will."""
@@ -449,6 +448,16 @@ class Client:
             room, inbox = readers[LogId.ROOM].cursor, readers[LogId.INBOX].cursor
         return protocol.Resume(self._log_id, self._instance, room, inbox)
 
+    def _is_alive(self, session: Session, now: float) -> bool:
+        """Whether a packet just heard is a sign of life: not if ours do not get through, nor if the
+        server has said that it ends."""
+        is_heard = now < session.channel.unanswered_since + self._timing.answer_patience
+        return is_heard and session is not self._ended
+
+    def _join_again(self, now: float, pause: float = 0.0) -> None:
+        self._attempt = self._new_attempt(now + pause)
+        self._trying_since = now
+
     def _new_attempt(self, start: float) -> Attempt:
         return Attempt(self.username, self._credentials, self._random_bytes, start)
 
@@ -460,32 +469,39 @@ class Client:
         if now < self._hint_at + self._timing.hint_pause or (attempt and now < attempt.since):
             return
         self._hint_at = now
-        if attempt and not attempt.proven:
-            attempt.send_at = now
-            return
+        self._is_in_doubt = True
         if attempt is None:
-            self._trouble_since = now
-        self._attempt = self._new_attempt(now)
+            self._join_again(now)
+        elif attempt.proven:
+            self._attempt = self._new_attempt(now)
+        else:
+            attempt.send_at = now
 
     def _await_return(self, now: float) -> None:
         """The server is shutting down; what it still says in this session is no sign of life."""
         self._say_trouble("the server is shutting down: waiting for it to return")
         self._ended = self._session
-        self._trouble_since = now
-        self._attempt = self._new_attempt(now + self._pause(0.0))
+        self._is_in_doubt = True
+        self._join_again(now, self._pause(0.0))
 
     def _refused(self, code: str, words: str, now: float) -> None:
         """Turned away. That ends the first joining; later it may pass, since nobody has proved
         that it was the server who said so."""
-        is_login = code == Refusal.LOGIN.value
+        wants_password = code == Refusal.LOGIN.value
         if not self.has_joined:
-            self.failure, self.wants_password = f"{words} ({self._server})", is_login
+            self.failure, self.wants_password = f"{words} ({self._server})", wants_password
             return
         if code != self._refusal:
-            self._tell(f"not let in again ({words}): still trying")
-            self._has_said_trouble, self._refusal = True, code
-        pause = self._pause(now - self._trouble_since)
-        self._attempt = self._new_attempt(now + max(pause, self._timing.login_pause * is_login))
+            self._refusal = code
+            told = f"not let in again ({words}): still trying"
+            if self._is_in_doubt and not self._has_said_trouble:
+                self._say_trouble(told)
+            else:
+                self._tell(told)
+        pause = self._pause(now - self._trying_since)
+        if wants_password and self._attempt and self._attempt.is_login:  # it has tried one
+            pause = self._timing.login_pause
+        self._attempt = self._new_attempt(now + pause)
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
@@ -501,9 +517,8 @@ class Client:
             # The server knows nothing of what we have read and written, or had another file.
             self._old_ends = {LogId.ROOM: terms.history_end, LogId.INBOX: terms.kept_end}
             self._drop_numbered(terms)
-        elif terms.room > resume.room:
-            words = _lines(terms.room - resume.room, "is", "are")
-            self._tell(f"{words} missing here: older ones were pruned")
+        if terms.log_id == self._log_id and terms.room > resume.room:
+            self._tell(f"{_lines(terms.room - resume.room, 'is', 'are')} missing here")
         self._outbox.drop(terms.lines)
         self._log_id = terms.log_id
         self._roster = []
@@ -515,6 +530,7 @@ class Client:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
         self._attempt = None
+        self._refusal = None
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
@@ -546,8 +562,8 @@ class Client:
         """Says it once, and what is pending; what is typed from now on waits for its end."""
         if self._has_said_trouble:
             return
-        self._tell(words)
         self._has_said_trouble = True
+        self._tell(words)
         late = self.undelivered()
         for message in late[:SHOWN_PENDING]:
             self._tell(f"not delivered yet: {_in_words(message)}")
@@ -555,10 +571,10 @@ class Client:
             self._tell(f"not delivered yet: {more} more")
 
     def _end_trouble(self) -> None:
+        self._is_in_doubt = False
         if self._has_said_trouble:
             self._tell("connected")
             self._has_said_trouble = False
-            self._refusal = None
 
     def _tell(self, words: str) -> None:
         self.shown.append(f"* {words}")
@@ -591,13 +607,16 @@ class Client:
         timing = self._timing
         if self._session is None:
             yield self._closed_since + timing.closed_patience, self._fail_closed
-            yield self._trouble_since + timing.join_patience, self._fail_silent
-        elif self._attempt is None:
-            yield self._session.channel.asked_at + timing.answer_patience, self._lose_session
-        is_unexplained = self.has_joined or self._closed_since == inf
-        if self._attempt and is_unexplained and not self._has_said_trouble:
-            yield self._trouble_since + timing.trouble, self._mention_trouble
+            yield self._trying_since + timing.join_patience, self._fail_silent
+        elif not self._is_in_doubt:
+            late_at = self._session.channel.unanswered_since + timing.answer_patience
+            yield late_at, self._lose_session
+        is_unexplained = self._is_in_doubt or (not self.has_joined and self._closed_since == inf)
+        if is_unexplained and not self._has_said_trouble:
+            yield self._trying_since + timing.trouble, self._mention_trouble
         yield self._progress_at + self._patience, self._give_up
+        if self._is_in_doubt and self._exit is not None:  # only the goodbye is not acknowledged
+            yield self._trying_since + timing.leave_patience, self._give_up
 
     def _fail_closed(self, now: float) -> None:
         self.failure = f"nobody is listening on {self._server}: is chatserver.py running there?"
@@ -609,8 +628,8 @@ class Client:
         )
 
     def _lose_session(self, now: float) -> None:
-        self._attempt = self._new_attempt(now)
-        self._trouble_since = now
+        self._is_in_doubt = True
+        self._join_again(now)
         self._say_trouble("no answer from the server: reconnecting")
 
     def _mention_trouble(self, now: float) -> None:
@@ -658,10 +677,17 @@ class Client:
         )
 
     def _give_up(self, now: float) -> None:
-        _, unknown, unsent = self._fates()
-        lost = self._say_lost(unknown, unsent)
-        self.failure = lost or self._complaint
+        self.failure = self._say_all_lost() or self._complaint
         self.has_left = not self.failure  # only the goodbye is not acknowledged
+
+    def abandon(self) -> str:
+        """Ends without waiting for the server; what that means, in words."""
+        lost = self._say_all_lost()
+        return "ended before the server knew that you have left" + (lost and f", and {lost}")
+
+    def _say_all_lost(self) -> str:
+        taken, unknown, unsent = self._fates()
+        return self._say_lost(taken + unknown, unsent)
 
     def _say_lost(self, unknown: list[protocol.Message], lost: list[protocol.Message]) -> str:
         """Names what may be lost and what is; returns how much that is, in words."""
@@ -782,6 +808,7 @@ class Network(threading.Thread):
         super().__init__(daemon=True)
         self.has_ended = False
         self._turned_at = -inf
+        self._route_at = -inf  # when to look again whether the way to the server is another one
         self._client = client
         self._udp = udp
         self._screen = screen
@@ -860,17 +887,16 @@ class Network(threading.Thread):
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
             is_over = self._client.is_over
-            is_cut_off = self._client.is_cut_off
             deadline = self._client.deadline()
         for line in shown:  # before it is acknowledged
             self._screen.show(line)
-        if is_cut_off:
-            self._follow_route()
+        if now >= self._route_at:
+            self._follow_route(now)
         for data in out:
             self._try(functools.partial(self._udp.send, data))
         if is_over:
             return True
-        timeout = max(0.0, deadline - time.monotonic())
+        timeout = max(0.0, min(deadline, self._route_at) - time.monotonic())
         readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
         if self._wakeup in readable and signal.SIGINT in self._wakeup.recv(4096):
             self.leave(self._timing.leave_patience)
@@ -891,21 +917,24 @@ class Network(threading.Thread):
             with self._lock:
                 self._client.port_closed(time.monotonic())
         except OSError:
-            self._follow_route()
+            self._route_at = -inf
         return None
 
-    def _follow_route(self) -> None:
+    def _follow_route(self, now: float) -> None:
         """A connected socket keeps the address of ours that it began with, though this computer
         may be in another network by now. The session goes on from the new address."""
-        family, server = self._udp.family, self._udp.getpeername()
-        address, port = self._udp.getsockname()[:2]
+        self._route_at = now + self._timing.route
         with contextlib.suppress(OSError):  # there is no way at the moment
+            family, server = self._udp.family, self._udp.getpeername()
+            address, port = self._udp.getsockname()[:2]
             with _connected(family, ("", 0), server) as probe:
                 present = probe.getsockname()[0]
             if present != address:
                 moved = _connected(family, (present, port), server)
                 self._udp.close()
                 self._udp = moved
+                with self._lock:
+                    self._client.ask(now)
 
     def _interrupt_main(self) -> None:
         """Ends the main thread's wait for input, as Ctrl-C would, but also where that is ignored:
@@ -1157,9 +1186,9 @@ def report(client: Client) -> int:
     """Says what has failed; returns the exit status."""
     failure = client.failure
     if not failure and client.has_joined and not client.has_left:
-        lost = len(client.undelivered())
-        failure = "ended before the server knew that you have left"
-        failure += f", and before {lost} lines were delivered" if lost else ""
+        failure = client.abandon()
+        with contextlib.suppress(OSError):  # nobody may read it
+            print(*client.shown, sep="\n", flush=True)
     if failure:
         print(f"chatclient.py: {failure}", file=sys.stderr)
     return 1 if failure else 0

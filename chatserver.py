@@ -64,7 +64,12 @@ POWER_COST: Final = 3.0
 WAITING_HANDSHAKES: Final = 1024  # more are dropped: their clients repeat them
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
+# To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
+# few that the millions of such packets that a session can have do not use up what there is.
+GAP_BYTES: Final = 5
+CHALLENGES_AT_ONCE: Final = 8  # at one address, if the way there is long
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
+MISSED: Final = 1000  # guests who were written out: what comes for them is kept, as for accounts
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
@@ -72,7 +77,8 @@ UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not r
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
 MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
 DAY: Final = 24 * 3600  # seconds
-INSTANCE_MEMORY: Final = DAY  # that one that left is remembered: a day offline
+INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
+INSTANCES: Final = 10_000  # that have left and are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
@@ -80,6 +86,7 @@ PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # never held up by a network that delivers its lines in one heap.
 RATE_MARGIN: Final = 1.25
 BURST_MARGIN: Final = 2
+LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 
 # Wrong passwords within a minute that bring the first wait: see Brake.
@@ -245,12 +252,14 @@ class Store:
         self.changed_accounts: dict[str, Account] = {}  # by folded name
         self._logs: WeakValueDictionary[bytes, StoredLog] = WeakValueDictionary()
         self._data_version = -1  # of no file
+        path = os.path.realpath(path)  # one lock for all its names, none with a meaning for SQLite
         try:
             patience = 0.1 if alone else 1.0
             self._lock = self._open(f"{path}-lock", patience)
             if alone:
                 self._take_lock()
             self._file = self._open(path, patience)
+            self._version()  # before anything is changed
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
@@ -269,7 +278,6 @@ class Store:
 
     @staticmethod
     def _open(path: str, patience: float) -> sqlite3.Connection:
-        path = os.path.abspath(path)  # so that no name has a meaning for SQLite
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         return sqlite3.connect(path, timeout=patience, isolation_level=None)
 
@@ -290,13 +298,14 @@ class Store:
     def _version(self) -> int:
         """The file's; 0 of a new one. DatabaseError if it is of something else."""
         # In this order: another process may be making the file.
-        (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        tables = {name for (name,) in self._file.execute("SELECT name FROM sqlite_master")}
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         newest = len(self._STEPS)
-        if version > newest or (version == 0 and tables):
-            raise sqlite3.DatabaseError(
-                f"it is of version {version}, and this program knows 1 to {newest}"
-            )
+        if version > newest:
+            words = f"it is of version {version}, and this program knows 1 to {newest}"
+            raise sqlite3.DatabaseError(words)
+        if tables and "room_file" not in tables:
+            raise sqlite3.DatabaseError("it is another program's")
         return int(version)
 
     def close(self) -> None:
@@ -442,12 +451,16 @@ class Store:
             return self._file.execute(deletion, (fold(name),)).rowcount > 0
 
     def forget(self, before: int) -> None:
-        """Drops the instances that have not been present since ``before`` (Unix seconds)."""
+        """Drops the instances that have not been present since ``before`` (Unix seconds), and the
+        oldest if there are too many."""
         owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
         orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners})"
         with self._transaction():
-            deletion = "DELETE FROM instances WHERE state != ? AND since < ?"
-            self._file.execute(deletion, (State.PRESENT.value, before))
+            newest = "SELECT key FROM instances ORDER BY since DESC LIMIT ?"
+            deletion = (
+                f"DELETE FROM instances WHERE state != ? AND (since < ? OR key NOT IN ({newest}))"
+            )
+            self._file.execute(deletion, (State.PRESENT.value, before, INSTANCES))
             for table in ("lines", "logs"):
                 self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
 
@@ -491,6 +504,8 @@ class Room:
         self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
+        # Guests who may come back, until somebody else has the name; the latest last.
+        self._missed: OrderedDict[str, Member] = OrderedDict()
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -530,13 +545,9 @@ class Room:
         member.inbox.stage(self.line(protocol.SERVER, event))
 
     def _direct(self, member: Member, number: int, message: protocol.Direct) -> None:
-        """To a member; or into the inbox of an account that is away."""
+        """To a member; or into the inbox of an account, or of a lost guest, who may come back."""
         recipient = self.members.get(fold(message.to))
-        account = GUEST if recipient else self._store.account(message.to)
-        if recipient is None and account.is_guest:
-            raise protocol.BadMessage(f"nobody here is called {message.to}")
-        inbox = recipient.inbox if recipient else self._store.log(account.id)
-        name = recipient.name if recipient else account.name
+        inbox, name = self._inbox_of(message.to)
         if inbox.unread >= UNREAD_INBOX:
             raise protocol.BadMessage(f"{name} has too many unread messages")
         line = self.line(member.name, protocol.Direct(name, message.text))
@@ -548,6 +559,17 @@ class Room:
             self._store.changed_members[recipient.key] = recipient  # it has something to read
             if recipient is not member:  # one line for a note to oneself
                 member.inbox.stage(line)
+
+    def _inbox_of(self, name: str) -> tuple[StoredLog, str]:
+        """Of whoever has that name, and how they spell it; BadMessage if nobody has."""
+        if member := self.members.get(fold(name)):
+            return member.inbox, member.name
+        account = self._store.account(name)
+        if not account.is_guest:
+            return self._store.log(account.id), account.name
+        if member := self._missed.get(fold(name)):
+            return member.inbox, member.name
+        raise protocol.BadMessage(f"nobody here is called {name}")
 
     def _register(self, member: Member, number: int, message: protocol.Register) -> None:
         """Makes a guest's name an account, or changes the password of an account's owner."""
@@ -572,6 +594,7 @@ class Room:
         place a later instance takes has not been away: nothing is announced."""
         holder = self.members.get(fold(member.name))
         self.members[fold(member.name)] = member
+        self._missed.pop(fold(member.name), None)
         if holder:
             self._set_state(holder, State.LEFT)
             self._set_state(member, State.PRESENT)
@@ -583,6 +606,10 @@ class Room:
 
     def leave(self, member: Member, state: State, reason: str) -> None:
         del self.members[fold(member.name)]
+        if state is State.WRITTEN_OUT and not member.account:
+            self._missed[fold(member.name)] = member
+            if len(self._missed) > MISSED:
+                self._missed.popitem(last=False)
         self._set_state(member, state)
         self._announce(member, protocol.Exit(reason))
         log.info("%s left%s", member.name, f" ({reason})" if reason else "")
@@ -853,11 +880,11 @@ class Undecided(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """An address from which a member's newest packet came, and the number of the packet that was
-    sent there: who echoes it from there is there."""
+    """An address from which a member's newest packet came, and the numbers of the packets that were
+    sent there: who echoes one of them from there is there."""
 
     address: Address
-    number: int
+    numbers: tuple[int, ...]
     expires: float  # when another one may be sent
 
 
@@ -970,8 +997,8 @@ class Server:
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
         self._forget_at = now
-        self._listening_since = now  # nobody was heard before
-        self._is_deaf = False  # since the room file cannot be written
+        self._listening_since = now  # nobody could be heard before
+        self._due_at = now  # when the next turn should be
         # Members from before a restart are awaited, and told now and then that their sessions are
         # gone, since they may not have noticed.
         self._remind_at = now if self._room.members else inf
@@ -1009,19 +1036,22 @@ class Server:
         """A member's newest packet has come from a new address. The member has moved if it answers
         from there: anybody on the way can send its packet from anywhere, and a member can pretend
         to be where somebody else is (RFC 9000 §9.3)."""
-        path = session.path
-        if path and (path.address, path.number) == (address, echo):
+        path = session.path if session.path and session.path.address == address else None
+        if path and echo in path.numbers:
             session.path, session.address = None, address
             session.channel.migrate()
             member = session.member
             member.host, member.port = address[:2]
             self._store.changed_members[member.key] = member
-            log.info("%s is at %s port %d now", member.name, *address[:2])
-        elif not path or path.address != address or now >= path.expires:
-            skipped = int.from_bytes(self._random_bytes(4), "big")
-            packet = session.channel.challenge(now, skipped)
+            log.debug("%s is at %s port %d now", member.name, *address[:2])
+        elif session.channel.number < protocol.MAX_NUMBER and (
+            session.path is None or now >= session.path.expires
+        ):
+            gaps = (int.from_bytes(self._random_bytes(GAP_BYTES), "big") for _ in range(2))
+            packet = session.channel.challenge(now, *gaps)
+            numbers = (*(path.numbers if path else ()), packet.number)[-CHALLENGES_AT_ONCE:]
             expires = now + session.channel.round_trip.timeout(0)
-            session.path = Path(address, packet.number, expires)
+            session.path = Path(address, numbers, expires)
             # Not longer than the packet that it answers: it has no parts.
             self._replies.append((self._sealed(packet, session), address))
 
@@ -1037,6 +1067,8 @@ class Server:
     def handle(self, now: float, unix: int) -> None:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
         self._room.unix = unix
+        if now > self._due_at + LATE:  # stopped, or waiting for the room file
+            self._listening_since = now
         if now >= self._forget_at:
             self._forget(now, unix)
         self._check_accounts(now)
@@ -1143,16 +1175,10 @@ class Server:
                     self._room.leave(session.member, State.WRITTEN_OUT, "fell behind")
                 self._end(session)  # and can only come back to what there still is
 
-    def commit(self, now: float) -> None:
+    def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
         has_news = bool(self._room.log.staged)
-        try:
-            members = self._store.commit()
-        except StoreError:
-            self._is_deaf = True
-            raise
-        if self._is_deaf:  # silence meanwhile was not the members'
-            self._is_deaf, self._listening_since = False, now
+        members = self._store.commit()
         if has_news:
             self._active.update(self._sessions)
         for member in members:
@@ -1173,6 +1199,7 @@ class Server:
                 out.append((self._sealed(packet, session), session.address))
             self._alarms.at_latest(session, max(now, session.wake_at(self._silent_at(session))))
         self._active.clear()
+        self._due_at = self.deadline()
         return out
 
     def deadline(self) -> float:
@@ -1354,7 +1381,7 @@ class Server:
         if session.channel.heard_at >= session.probed_at:
             session.probed_at = inf
             return False
-        if now < session.probed_at + self._timing.probe:
+        if now < max(session.probed_at, self._listening_since) + self._timing.probe:
             raise Undecided
         self._end(session)
         return True
@@ -1487,13 +1514,14 @@ def _commit(server: Server, signals: Signals, timing: Timing) -> bool:
     is_waiting = False
     while True:
         try:
-            server.commit(time.monotonic())
+            server.commit()
         except StoreError as error:
             if not is_waiting:
                 log.error("%s: the room waits until it can be", error)
             is_waiting = True
             signals.wait(timing.store_pause)
             if signals.caught:
+                log.error("ended without that: what was not acknowledged is still with its sender")
                 return False
         else:
             if is_waiting:
@@ -1548,6 +1576,12 @@ def _username(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _file_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of the room file is empty")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="chatserver.py", description="The server of a chat room over UDP.")
     add = parser.add_argument
@@ -1563,7 +1597,8 @@ def _parser() -> argparse.ArgumentParser:
     words = "the UDP port to listen on (default: %(default)s; 0: any free one)"
     number("port", 0, 65535, protocol.DEFAULT_PORT, words, metavar="PORT", nargs="?")
     add("--host", help="the address to listen on (default: all, IPv6 and IPv4)")
-    add("--db", metavar="FILE", default="chat.db", help="the room file (default: %(default)s)")
+    words = "the room file (default: %(default)s)"
+    add("--db", metavar="FILE", type=_file_name, default="chat.db", help=words)
     words = "public lines that a newcomer is shown (default: %(default)s)"
     number("--history", 0, 1000, 20, words, metavar="N")
     words = "lines per second and member (default: %(default)s; 0: no limit)"

@@ -77,8 +77,13 @@ more than 1,200.
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
 The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
-a new try needs a new nonce and A. Nobody has proved that REFUSED and GONE are the server's: they
-end a first try to join, and never a session.
+a new try needs a new nonce and A. It repeats after 1 s, then after a third of the time that it has
+had no answer, 10 s at most, less a random quarter, so that a room does not come back all at once.
+Nobody has proved that REFUSED and GONE are the server's: a REFUSED ends a first try to join, but
+neither ends a session. Who has one tries again, after a "login" not before 700 s, and joins again
+because of a GONE once a second at most. It does so beside the session, but from PROVE on takes
+nothing more in it, since PROVE tells the cursors; with WELCOME it is over. What comes in a session
+after BYE is no sign of life.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
@@ -131,9 +136,9 @@ lines, 0, 0. Flag 1 asks for an answer (keepalive). A packet without parts is a 
 and is not answered unless it asks.
 
 A session outlives its client's address. When the newest packet of a client comes from a new one,
-the server sends a packet there, and nowhere else, that asks and whose number leaves out a random
-part of 2**32 others; as soon as a packet from there echoes that very number, the session is there
-(RFC 9000 §8.2). So a client that answers whatever asks, from wherever it is, has nothing to do.
+the server sends there, and nowhere else, a packet that asks and has a number that nobody can guess;
+as soon as a packet from there echoes that very number, the session has moved (RFC 9000 §8.2). So a
+client only has to answer at once what asks, from wherever it is by now.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
@@ -147,11 +152,11 @@ A reader acknowledges within 0.2 s, at once when something is missing or was rep
 packets or a quarter of the log's window wait; each packet that it sends acknowledges. A writer
 keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
 no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
-(1 s at first, then RFC 6298's and 0.3 s), or when a packet sent three later has been echoed and the
+(1 s at first, then RFC 6298's and 0.3 s), or when a number higher by three has been echoed and the
 cursor has not moved. A client that has heard nothing for 20 to 25 s asks, and one that has had no
 answer for 10 s joins again, beside the session, until one of the two works; a server that has heard
-nothing for 75 s writes the member out. A server that starts sends a GONE to those who were in,
-again and again until they are back.
+nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in, for
+75 s or until they are back.
 """
 
 from __future__ import annotations
@@ -213,13 +218,14 @@ class Timing:
     server_silence: float = 75.0  # three keepalives lost: the member is written out
     answer_patience: float = 10.0  # an answer that takes longer: the client joins again
     cookie_life: float = 30.0  # at most: a cookie is good for half of it at least
-    hint_pause: float = 1.0  # a GONE, which anybody on the way can forge, counts this often
+    hint_pause: float = 1.0  # a GONE, which can be forged on the way, counts not more often
     linger: float = 10.0  # a session that has left acknowledges for this long
     probe: float = 2.0  # how long a silent holder of a name may take to answer
     max_pause: float = 10.0  # between two tries to reconnect
     closed_patience: float = 3.0  # a port that stays closed at the first joining
     join_patience: float = 60.0  # no answer at all at the first joining
     deliver_patience: float = 60.0  # end of input: nothing gets through any more
+    route: float = 5.0  # a client looks this often whether it is in another network by now
     trouble: float = 2.0  # a reconnection that takes longer is worth mentioning
     leave_patience: float = 2.0  # a person leaves: nothing gets through any more
     shutdown: float = 0.5  # a server that ends tells its members for this long
@@ -630,7 +636,7 @@ _LENGTHS: Final = {
     "proof": 32,
     "instance": 16,
 }
-# Half of what a packet can count: no session lasts for the other half.
+# Half of what a cursor can count: no session lasts for the other half.
 _MAX_CURSOR: Final = 2**31
 
 
@@ -877,6 +883,7 @@ WINDOW_LINES: Final = {LogId.LINES: 64, LogId.ROOM: 512, LogId.INBOX: 64, LogId.
 
 # type 1 | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4
 _HEADER: Final = struct.Struct(">B8sQQHB3I")
+MAX_NUMBER: Final = 2**63  # half of what a packet can count
 _MAX_HELD: Final = 65535
 _TAG_LENGTH: Final = 16
 # log 1 | first line's number 4 | length 2
@@ -1215,7 +1222,6 @@ class Channel:
         self.round_trip = RoundTrip(timing)
         self.window = Window()
         self.heard_at = now
-        self.asked_at = inf  # since it was heard last, the first packet that wants an answer
         self.number = 1  # of the next packet to send
         self._highest = 0  # number received, at ``heard_at``
         self._echo = 0  # the highest of ours that has arrived, as far as we know
@@ -1238,9 +1244,9 @@ class Channel:
         if is_newest:
             self._highest = packet.number
             self.heard_at = now
-            self.asked_at = inf
-            self._probe_at = now + self._keepalive
         self._acknowledged(packet, now)
+        if is_newest and not self._unanswered:
+            self._probe_at = now + self._keepalive
         if packet.parts:
             self._hold(packet, is_newest, now)
         if packet.asks and is_newest:
@@ -1298,6 +1304,11 @@ class Channel:
 
     # -- sending
 
+    @property
+    def unanswered_since(self) -> float:
+        """When the oldest packet was sent that wants an answer and has none; inf: there is none."""
+        return self._unanswered[0][1] if self._unanswered else inf
+
     def ask(self, now: float) -> None:
         """Wants a sign of life."""
         self._probe_at = now
@@ -1306,12 +1317,14 @@ class Channel:
         """Does not let an acknowledgement wait any longer."""
         self._ack_at = now
 
-    def challenge(self, now: float, skipped: int) -> Packet:
-        """A packet for a new address of the other end, to see whether it is there: asks for an
-        answer, and has a number that only who gets it can echo, since ``skipped``, of 32 random
-        bits, are left out before it (RFC 9000 §8.2, with the number for its data)."""
-        self.number += skipped
-        return self._packet(now, (), asks=True)
+    def challenge(self, now: float, before: int, after: int) -> Packet:
+        """A packet for a new address of the other end, to see whether it is there: it asks for an
+        answer, and only who gets it can echo its number (RFC 9000 §8.2, with the number for the
+        data), since random numbers of others are left out before it and after it."""
+        self.number += before
+        packet = self._packet(now, (), asks=True)
+        self.number += after  # or the next packet, to the old address, would betray it
+        return packet
 
     def migrate(self) -> None:
         """The other end is there. What was learnt of the old path says nothing of the new one, nor
@@ -1396,7 +1409,6 @@ class Channel:
         packet = Packet(self.number, self._highest, held, asks, (*cursors, 0, 0)[:3], parts)
         if parts or asks:
             self._unanswered.append((self.number, now))
-            self.asked_at = min(self.asked_at, now)
         self.number += 1
         return packet
 

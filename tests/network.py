@@ -61,6 +61,7 @@ class Network:
         self.ends: dict[str, End] = {}
         self.sent: list[Datagram] = []
         self.unplugged: set[str] = set()  # ends to and from which nothing gets through
+        self.muted: set[str] = set()  # ends from which nothing does
         self._random = Random(seed)
         self._order = count()  # two events of one instant happen as they were planned
         self._events: list[tuple[float, int, str, Callable[[], object]]] = []
@@ -94,6 +95,7 @@ class Network:
     def _carry(self, datagram: Datagram) -> None:
         self.sent.append(datagram)
         is_dark = any(start <= self.now < end for start, end in self.faults.blackouts)
+        is_dark = is_dark or datagram.source in self.muted
         is_dark = is_dark or not self.unplugged.isdisjoint((datagram.source, datagram.target))
         if is_dark or self._random.random() < self.faults.drop:
             return

@@ -86,7 +86,7 @@ class ServerEnd:
             self._queue.clear()
             self.server.handle(now, self.epoch + int(now))
         try:
-            self.server.commit(now)
+            self.server.commit()
         except StoreError:
             self.retry_at = now + self.timing.store_pause
         else:

@@ -1122,7 +1122,7 @@ class OperatorTest(AccountsTest):
             with operator(w) as store:
                 self.assertTrue(store.add(account("alice")))
             room.handle(member, member.lines, protocol.format_message(theirs).encode())
-            server.commit(w.network.now)
+            server.commit()
             w.run(30)
             self.assertEqual(w.server.store.account("alice"), account("alice"))
 
@@ -1141,7 +1141,7 @@ class OperatorTest(AccountsTest):
             server.handle(w.network.now, EPOCH)
             with self.assertRaises(StoreError):
                 store.add(account("alice", b"theirs"))
-            server.commit(w.network.now)
+            server.commit()
             self.assertFalse(store.add(account("alice", b"theirs")))
 
     def test_who_has_slept_while_the_account_was_made_again_logs_in_again(self) -> None:
@@ -1368,6 +1368,25 @@ class PasswordTest(AccountsTest):
                 min(later - earlier for earlier, later in pairwise(times)), TIMING.login_pause
             )
             self.assertEqual(presence(bob, "alice"), ["* alice joined"])
+
+    def test_who_registers_and_may_not_log_in_yet_goes_on_talking(self) -> None:
+        """Somebody in the same network has guessed passwords."""
+        with world() as w:
+            (bob,) = w.joined("bob")
+            alice = w.client("alice", credentials=registers())
+            with mock.patch.object(w.server.server._brake, "wait", return_value=300.0):
+                w.run(5)
+                for number in range(5):
+                    alice.say(f"#{number}")
+                    bob.say(f"#{number}")
+                    w.run(10)
+                self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(5)])
+                refusal = "* not let in again (too many attempts, wait 300 s): still trying"
+                words = ["* registered alice", "* here: alice, bob", refusal]
+                self.assertEqual([t for t in alice.texts() if t.startswith("*")], words)
+            w.run(12)
+            self.assertTrue(is_logged_in(w, alice))
+            self.assertEqual(len(alice.texts()), 3 + 5)
 
     def test_who_is_reconnecting_already_is_told_all_the_same(self) -> None:
         with world() as w:

@@ -805,26 +805,26 @@ class Moving(ScriptTest):
     def test_a_challenge_asks_and_leaves_numbers_out(self) -> None:
         end = server()
         end.write(0, SHORT, log=ROOM)
-        challenge = end.channel.challenge(0, skipped=1000)
+        challenge = end.channel.challenge(0, before=1000, after=500)
         self.assert_bare([challenge], asks=True)
-        self.assertEqual((challenge.number, end.channel.number), (1002, 1003))
+        self.assertEqual((challenge.number, end.channel.number), (1002, 1503))
 
     def test_the_echo_of_a_number_that_was_left_out_proves_nothing(self) -> None:
         end = server()
-        end.channel.challenge(0, skipped=1000)
+        end.channel.challenge(0, before=1000, after=500)
         with self.assertRaises(BadPacket):
-            end.hear(0.1, echo=1002)
+            end.hear(0.1, echo=1502)
 
     def test_a_challenge_does_not_stand_for_an_acknowledgement(self) -> None:
         end = server()
         end.hear(0, Part(LINES, 0, (SHORT,)))
-        end.channel.challenge(0, skipped=1000)
+        end.channel.challenge(0, before=1000, after=500)
         self.assert_bare(self.next_at(end, 0.2))
 
     def test_what_went_to_the_old_address_is_sent_again_at_once(self) -> None:
         end = server()
         end.write(0, SHORT, log=ROOM)
-        challenge = end.channel.challenge(0.5, skipped=1000)
+        challenge = end.channel.challenge(0.5, before=1000, after=500)
         packets = end.hear(0.6, echo=challenge.number)
         self.assertEqual(numbers(packets, ROOM), [[0]])
 
@@ -832,7 +832,7 @@ class Moving(ScriptTest):
         end = server()
         self.fill(end, 20)
         end.hear(3, echo=10, cursor=10)  # a slow path
-        challenge = end.channel.challenge(4, skipped=1000)
+        challenge = end.channel.challenge(4, before=1000, after=500)
         end.channel.receive(incoming(5, echo=challenge.number, cursors=(10, 0, 0)), 4.1)
         end.channel.migrate()
         end.due(4.1)

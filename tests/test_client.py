@@ -11,6 +11,7 @@ import threading
 import time
 import unittest
 from functools import partial
+from math import inf
 from random import Random
 from unittest import mock
 
@@ -118,13 +119,14 @@ class NetworkTest(unittest.TestCase):
 
     def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
         network = self.network(self.client())
-        client = mock.Mock(is_over=True, is_cut_off=False, shown=["line"])
+        client = mock.Mock(is_over=True, shown=["line"])
         client.datagrams.return_value = [b"acknowledgement"]
         screen, udp = mock.Mock(is_closed=False), mock.Mock()
         order = mock.Mock()
         order.attach_mock(screen.show, "show")
         order.attach_mock(udp.send, "send")
         network._client, network._screen, network._udp = client, screen, udp
+        network._route_at = inf
         self.assertTrue(network._turn())
         self.assertEqual(order.mock_calls, [mock.call.show("line"), mock.call.send(mock.ANY)])
 
@@ -133,27 +135,32 @@ class NetworkTest(unittest.TestCase):
         server = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         server.bind(("127.0.0.1", 0))
         network = self.network(self.client())
-        client = mock.Mock(is_over=True, is_cut_off=False, shown=[])
+        client = mock.Mock(is_over=True, shown=[])
         client.datagrams.return_value = [b"hello"]
         network._client = client
         network._udp.close()
         network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
         port = network._udp.getsockname()[1]
-        for is_cut_off, host in ((False, "127.0.0.5"), (True, "127.0.0.1"), (True, "127.0.0.1")):
-            client.is_cut_off = is_cut_off
-            network._turn()
-            self.assertEqual(server.recvfrom(100), (b"hello", (host, port)))
+        network._turn()
+        self.assertEqual(server.recvfrom(100), (b"hello", ("127.0.0.1", port)))
+        self.assertEqual(client.ask.call_count, 1)
+        udp = network._udp
+        network._route_at = -inf
+        network._turn()
+        self.assertIs(network._udp, udp)  # as long as it is the right one
+        self.assertEqual(client.ask.call_count, 1)
         network._udp.close()
 
     def test_a_datagram_that_cannot_leave_is_a_reason_to_look_for_the_way(self) -> None:
         network = self.network(self.client())
+        self.enterContext(network._udp)
         network._udp = mock.Mock()
         network._udp.send.side_effect = OSError(errno.ENETUNREACH, "Network is unreachable")
-        with mock.patch.object(network, "_follow_route") as follow_route:
-            network._client = mock.Mock(is_over=True, is_cut_off=False, shown=[])
-            network._client.datagrams.return_value = [b"hello"]
-            self.assertTrue(network._turn())
-        follow_route.assert_called_once_with()
+        network._client = mock.Mock(is_over=True, shown=[])
+        network._client.datagrams.return_value = [b"hello"]
+        network._route_at = inf
+        self.assertTrue(network._turn())
+        self.assertEqual(network._route_at, -inf)
 
     def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
         client = self.client()

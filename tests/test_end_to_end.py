@@ -591,7 +591,7 @@ class Ends(RoomTest):
 
 class Addresses(RoomTest):
     def test_addresses_may_change_in_mid_stream_on_a_network_that_loses(self) -> None:
-        server = self.start_server("--rate", "0")
+        server = self.start_server("--rate", "0", "-v")
         names = ("alice", "bob")
         texts = [f"line {n}" for n in range(90)]
         with Relay(server.port, seed=3, drop=0.1) as relay:

@@ -128,7 +128,7 @@ class OtherWords(unittest.TestCase):
         for line in (
             "* may not have arrived: DM alice 3",
             "* not delivered: nobody here is called alice. To say it to everyone: PM DM alice 3",
-            "* 3 lines are missing here: older ones were pruned",
+            "* 3 lines are missing here",
             "* earlier: [12:00] alice: 1",
             "Traceback (most recent call last):",
         ):

@@ -117,6 +117,46 @@ class MovingTest(unittest.TestCase):
             self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
             self.assertEqual(marked(bob), ["alice: #hello"])
 
+    def test_a_long_new_way_is_no_obstacle(self) -> None:
+        """The answer to a question comes after the next question has been asked."""
+        for delay in (0.3, 1.0, 2.5):
+            with self.subTest(delay=delay), world() as w:
+                alice, bob = w.joined("alice", "bob")
+                for number in range(20):  # which shows how short the old one is
+                    alice.say(f"#{number}")
+                    w.run(0.3)
+                w.move(alice, "cafe")
+                w.network.faults = Faults(delays=(delay, delay))
+                for number in range(20, 20 + round(3.3 * delay / 0.1)):
+                    alice.say(f"#{number}")
+                    w.run(0.1)
+                self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
+                alice.leave()
+                w.run(30)
+                self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(number + 1)])
+
+    def test_there_and_back_again(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            for place in ("cafe", "alice", "cafe", "alice"):
+                w.move(alice, place)
+                alice.say(f"#{place}")
+                w.run(0.2)
+                self.assertEqual(session_of(w, "alice").address, address_of(place))
+            self.assertEqual(len(marked(bob)), 4)
+
+    def test_numbers_do_not_run_out(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            session_of(w, "alice").channel.number = protocol.MAX_NUMBER
+            w.move(alice, "cafe")
+            alice.say("#hello")
+            w.run(5)
+            self.assertEqual(len(sent_to(w, "cafe")), 0)
+            w.run(20)  # she joins again, for a session with new numbers
+            self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
+
     def test_one_question_at_a_time_is_asked_at_a_new_address(self) -> None:
         with world() as w:
             (alice,) = w.joined("alice")
@@ -186,7 +226,7 @@ class StayingTest(unittest.TestCase):
             w.network.at(w.network.now, "alice", lambda: None)
             w.run(0.1)
             w.network.faults = HEALTHY
-            self.assertEqual(len(deliver(w, w.network.sent[-1].data, "another")), 1)
+            deliver(w, w.network.sent[-1].data, "another")
             w.run(1)
             self.assert_unmoved(w, alice, bob)
 
@@ -206,6 +246,24 @@ class StayingTest(unittest.TestCase):
             w.run(2)
             self.assertEqual(len(sent_to(w, "victim")), 1)
             self.assertEqual(session_of(w, "mallory").address, address_of("mallory"))
+
+    def test_a_member_does_not_learn_the_number_from_what_is_sent_to_itself(self) -> None:
+        with world() as w:
+            (mallory,) = w.joined("mallory")
+            w.run(1)
+            session = mallory.client._session
+            assert session
+            numbers = []
+            for number, (echo, asks, source) in enumerate(
+                ((0, False, "victim"), (0, True, "mallory")), 1000
+            ):
+                packet = Packet(number, echo, 0, asks, (0, 0, 0), ())
+                data = protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
+                for answer in deliver(w, data, source):
+                    keys, blocks = session.keys.server, session.blocks
+                    numbers.append(protocol.open_packet_untrusted(answer, keys, blocks).number)
+            for_victim, for_mallory = numbers
+            self.assertGreater(for_mallory - for_victim, 2**20)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from random import Random
+from unittest import mock
 
 import protocol
 from chatclient import SHOWN_PENDING
@@ -363,7 +364,7 @@ class PruningTest(unittest.TestCase):
             w.network.unplugged = set()
             w.run(15)
             told = bob.texts()
-            missing = told.index("* 50 lines are missing here: older ones were pruned")
+            missing = told.index("* 50 lines are missing here")
             self.assertEqual(public_lines(bob), ["alice: #new"])
             self.assertLess(missing, told.index("alice: #new"))
 
@@ -490,6 +491,93 @@ class PresenceTest(unittest.TestCase):
                 is_seen = ["* alice left (timed out)", "* alice joined"] if is_out else []
                 self.assertEqual(passing, is_seen)
 
+    def test_who_was_away_for_weeks_reads_everything_or_is_told_what_is_missing(self) -> None:
+        for days, first in ((20, 0), (40, 40)):
+            with self.subTest(days=days), world() as w:
+                alice, bob = w.joined("alice", "bob")
+                w.run(1)
+                w.network.unplugged = {"alice"}
+                w.run(100)
+                bob.say(*(f"#{n}" for n in range(60)))
+                w.run(10)
+                w.server.epoch += days * DAY
+                w.run(FORGET_EVERY)
+                w.network.unplugged = set()
+                w.run(15)
+                texts = [f"#{n}" for n in range(first, 60)]
+                self.assertEqual([text.split(": ")[-1] for text in public_lines(alice)], texts)
+                told = [text for text in alice.texts() if "missing" in text]
+                # Joining and leaving were lines too.
+                self.assertEqual(told, ["* 41 lines are missing here"] if first else [])
+
+    def test_a_client_that_is_not_heard_is_not_connected(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.network.muted = {"alice"}
+            alice.say("#mine")
+            for number in range(30):
+                bob.say(f"#{number}")
+                w.run(2)
+            told = [text for text in alice.texts()[2:] if text.startswith("*")]
+            words = "* no answer from the server: reconnecting"
+            self.assertEqual(told, [words, "* not delivered yet: PM #mine"])
+            self.assertEqual(len(public_lines(alice)), 1 + 30)
+            w.network.muted = set()
+            w.run(12)
+            self.assertEqual(alice.texts()[-1], "* connected")
+            self.assertEqual(public_lines(bob), ["alice: #mine"])
+
+    def test_what_is_written_to_a_guest_who_was_lost_is_kept(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.network.unplugged = {"alice", "bob"}  # both, as at one cable
+            bob.say("DM alice #psst")
+            w.run(90)
+            w.network.unplugged = {"alice"}
+            w.run(12)
+            self.assertEqual(bob.texts()[-1], "* alice is away: kept until they are back")
+            w.network.unplugged = set()
+            w.run(12)
+            self.assertEqual(public_lines(alice), ["bob -> you: #psst"])
+
+    def test_what_is_kept_for_a_lost_guest_is_not_for_the_next_owner_of_the_name(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.network.unplugged = {"alice"}
+            w.run(80)
+            bob.say("DM alice #for the first")
+            w.run(1)
+            second = w.client("alice", host="elsewhere")
+            w.run(2)
+            bob.say("DM alice #for the second")
+            w.run(1)
+            second.leave()
+            w.run(1)
+            bob.say("DM alice #for nobody")
+            w.run(1)
+            self.assertIn("nobody here is called alice", bob.texts()[-1])
+            w.network.unplugged = set()
+            w.run(15)
+            self.assertEqual(public_lines(second), ["bob -> you: #for the second"])
+            self.assertEqual(public_lines(alice), ["bob -> you: #for the first"])
+
+    def test_so_many_lost_guests_are_remembered_and_no_more(self) -> None:
+        with world() as w, mock.patch("chatserver.MISSED", 2):
+            w.joined("anne", "bert", "carl")
+            (dave,) = w.joined("dave")
+            w.run(1)
+            for name in ("anne", "bert", "carl"):  # one after the other
+                w.network.unplugged.add(name)
+                w.run(30)
+            w.run(80)
+            dave.say("DM anne #1", "DM bert #2", "DM carl #3")
+            w.run(1)
+            answers = [text.split(":")[0] for text in dave.texts()[-3:]]
+            self.assertEqual(answers, ["* not delivered", "* bert is away", "* carl is away"])
+
     def test_of_many_pending_lines_some_are_named_and_the_others_counted(self) -> None:
         with world() as w:
             (alice,) = w.joined("alice")
@@ -518,14 +606,14 @@ class PresenceTest(unittest.TestCase):
             w.run(30)
             self.assertEqual(public_lines(alice), ["alice: #stranger"])
 
-    def test_who_left_is_forgotten_after_a_day(self) -> None:
+    def test_who_left_is_forgotten_after_a_month(self) -> None:
         with world() as w:
             (bob,) = w.joined("bob")
             key = w.server.server._room.members["bob"].key
             bob.leave()
-            w.run(23 * 3600)
+            w.run(29 * DAY)
             self.assertIsNotNone(w.server.store.member(key))
-            w.run(2 * 3600)
+            w.run(2 * DAY)
             self.assertIsNone(w.server.store.member(key))
 
     def test_joins_leaves_and_refusals_are_logged(self) -> None:
@@ -743,6 +831,25 @@ class RestartTest(unittest.TestCase):
             w.server.start()
             w.run(5)
             self.assertEqual(alice.texts()[2:], ["* connected"])
+
+    def test_a_guest_whom_a_closed_room_turned_away_is_back_soon_after_it_opens(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            alice.say("#typed before")
+            w.server.options = replace(OPTIONS, members_only=True)
+            w.server.start()
+            w.run(60)
+            words = "* not let in again (this name needs its password): still trying"
+            pending = "* not delivered yet: PM #typed before"
+            self.assertEqual(alice.texts()[1:], [words, pending])
+            w.server.kill()
+            w.server.options = OPTIONS
+            w.server.start()
+            w.run(protocol.TIMING.max_pause + 1)
+            self.assertEqual(alice.texts()[3:], ["* connected"])
+            self.assertEqual(alice.client.undelivered(), [])
 
     def test_a_closed_port_is_no_reason_to_ask_more_often(self) -> None:
         with world() as w:
@@ -1051,6 +1158,54 @@ class LeavingTest(unittest.TestCase):
             lost = ["not delivered: PM #typed", "not delivered: DM bob #typed too"]
             lost = [f"* {text}" for text in ("may not have arrived: PM #sent", *lost)]
             self.assertEqual(alice.texts()[shown:], lost)
+
+    def test_what_may_have_been_refused_is_not_taken_for_delivered(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            alice.say("DM nobody #x")
+            w.run(0.02)
+            w.network.muted = {SERVER}  # which takes it, and cannot say that it refuses it
+            w.run(0.02)
+            assert alice.client._session
+            alice.client._session.channel.writers[LogId.LINES].acknowledge(2)  # that came, though
+            alice.leave()
+            w.run(70)
+            self.assertEqual(alice.client.failure, "1 line may not have arrived")
+
+    def test_a_goodbye_alone_is_not_waited_for_while_the_server_is_away(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.server.kill()
+            for end, is_known in ((alice, True), (bob, False)):
+                if is_known:
+                    w.network.at(
+                        w.network.now, end.host, partial(end.client.port_closed, w.network.now)
+                    )
+                end.leave()  # as at the end of a pipe
+            w.run(2.1)
+            self.assertTrue(alice.client.has_left)
+            self.assertFalse(bob.client.has_left)
+            w.run(10)
+            self.assertTrue(bob.client.has_left)
+            self.assertEqual((alice.client.failure, bob.client.failure), (None, None))
+
+    def test_who_does_not_wait_for_the_end_is_told_what_was_lost(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            self.assertEqual(
+                alice.client.abandon(), "ended before the server knew that you have left"
+            )
+            w.server.kill()
+            alice.say("#sent")
+            w.run(1)
+            alice.client.say(protocol.Public("#typed"), w.network.now)
+            words = "1 line may not have arrived, and 1 line was not delivered"
+            self.assertTrue(alice.client.abandon().endswith(f", and {words}"))
+            lost = ["* may not have arrived: PM #sent", "* not delivered: PM #typed"]
+            self.assertEqual(alice.client.shown, lost)
 
     def test_what_could_not_be_delivered_is_said(self) -> None:
         with world() as w:

@@ -11,6 +11,7 @@ import unittest
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 from chatserver import (
     GUEST,
@@ -169,6 +170,17 @@ class StoreTest(StoreFile):
         self.assertIsNotNone(store.member(b"here"))
         self.assertEqual(store.read(b"here", 0, 9), [b"psst"])
 
+    def test_of_too_many_instances_the_oldest_are_forgotten(self) -> None:
+        store = self.store()
+        for number in range(10):
+            state = State.PRESENT if number < 2 else State.LEFT
+            key = b"%d" % number
+            self.commit(store, Member(key, f"n{number}", b"", store.log(key), 0, state, number))
+        with mock.patch("chatserver.INSTANCES", 5):
+            store.forget(0)
+        kept = [number for number in range(10) if store.member(b"%d" % number)]
+        self.assertEqual(kept, [0, 1, 5, 6, 7, 8, 9])
+
     def test_a_failed_transaction_leaves_nothing_and_can_be_repeated(self) -> None:
         store = self.store()
         log = StoredLog(store, b"room", 10)
@@ -237,13 +249,25 @@ class StoreTest(StoreFile):
         self.refused("it is of version 3, and this program knows 1 to 2")
 
     def test_a_database_of_something_else_is_refused(self) -> None:
-        self.execute("CREATE TABLE recipes (name)")
-        self.refused("version 0")
+        for version in range(3):
+            self.path = self.path.with_name(f"{version}.db")
+            self.execute("CREATE TABLE recipes (name)", f"PRAGMA user_version = {version}")
+            before = self.path.read_bytes()
+            self.refused("it is another program's")
+            self.assertEqual(self.path.read_bytes(), before)
 
     def test_a_second_server_on_the_same_file_is_refused(self) -> None:
         self.write(self.store(), b"room", b"one")
         self.refused("another chatserver.py has it: choose another one with --db")
         self.assertEqual(self.store().read(b"room", 0, 9), [b"one"])
+
+    @unittest.skipIf(sys.platform == "win32", "not everybody may make links there")
+    def test_a_second_server_on_the_same_file_by_another_name_is_refused(self) -> None:
+        self.store()
+        link = self.path.with_name("link.db")
+        link.symlink_to(self.path)
+        self.path = link
+        self.refused("another chatserver.py has it: choose another one with --db")
 
     def test_a_path_that_does_not_exist_is_refused(self) -> None:
         self.path = self.path / "nowhere"
