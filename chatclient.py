@@ -881,6 +881,8 @@ class Network(threading.Thread):
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
         now = self._turned_at = time.monotonic()
+        if now >= self._route_at:
+            self._follow_route(now)
         with self._lock:
             if self._screen.is_closed and not self._client.is_leaving:
                 self._client.leave(self._timing.leave_patience, now)
@@ -890,8 +892,6 @@ class Network(threading.Thread):
             deadline = self._client.deadline()
         for line in shown:  # before it is acknowledged
             self._screen.show(line)
-        if now >= self._route_at:
-            self._follow_route(now)
         for data in out:
             self._try(functools.partial(self._udp.send, data))
         if is_over:

@@ -136,7 +136,7 @@ class NetworkTest(unittest.TestCase):
         server.bind(("127.0.0.1", 0))
         network = self.network(self.client())
         client = mock.Mock(is_over=True, shown=[])
-        client.datagrams.return_value = [b"hello"]
+        client.datagrams.side_effect = lambda now: [b"hello"] if client.ask.called else []
         network._client = client
         network._udp.close()
         network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
