@@ -864,6 +864,26 @@ class Keepalive(ScriptTest):
         for at in (20, 20 + 1, 21 + 2, 23 + 4, 27 + 8, 35 + 8):
             self.assert_bare(self.next_at(end, at), asks=True)
 
+    def test_a_question_that_was_lost_is_repeated_though_the_other_end_speaks(self) -> None:
+        end = client(keepalive=20)
+        self.next_at(end, 20)
+        end.hear(20.5, echo=0)
+        self.assert_bare(self.next_at(end, 21), asks=True)
+        end.hear(21.25, echo=2)
+        self.assert_bare(self.next_at(end, 41.25), asks=True)
+
+    def test_what_has_no_answer_is_known_since_the_oldest_of_it_was_sent(self) -> None:
+        end = client(keepalive=20)
+        self.assertEqual(end.channel.unanswered_since, inf)
+        end.write(1, SHORT)
+        end.write(2, SHORT)
+        end.hear(3)  # no answer to these
+        self.assertEqual(end.channel.unanswered_since, 1)
+        end.hear(4, echo=1, cursor=1)
+        self.assertEqual(end.channel.unanswered_since, 2)
+        end.hear(5, echo=2, cursor=2)
+        self.assertEqual(end.channel.unanswered_since, inf)
+
     def test_an_answer_ends_the_questions_and_the_back_off(self) -> None:
         end = client(keepalive=20)
         for at in (20, 21, 23):
