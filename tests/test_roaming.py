@@ -247,6 +247,14 @@ class StayingTest(unittest.TestCase):
             self.assertEqual(len(sent_to(w, "victim")), 1)
             self.assertEqual(session_of(w, "mallory").address, address_of("mallory"))
 
+    def test_from_however_many_addresses_packets_come_one_is_asked_at_a_time(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            stolen = [intercepted(w, alice, f"#{number}")[0] for number in range(8)]
+            answers = [deliver(w, data, f"thief {n}") for n, data in enumerate(stolen)]
+            self.assertEqual([len(each) for each in answers], [1, 0, 0, 0, 0, 0, 0, 0])
+
     def test_a_member_does_not_learn_the_number_from_what_is_sent_to_itself(self) -> None:
         with world() as w:
             (mallory,) = w.joined("mallory")
