@@ -609,8 +609,10 @@ class Client:
             yield self._closed_since + timing.closed_patience, self._fail_closed
             yield self._trying_since + timing.join_patience, self._fail_silent
         elif not self._is_in_doubt:
-            late_at = self._session.channel.unanswered_since + timing.answer_patience
-            yield late_at, self._lose_session
+            asked_at = self._session.channel.unanswered_since
+            if self._attempt and self._attempt.proven:  # nothing is asked in the session now
+                asked_at = self._attempt.since
+            yield asked_at + timing.answer_patience, self._lose_session
         is_unexplained = self._is_in_doubt or (not self.has_joined and self._closed_since == inf)
         if is_unexplained and not self._has_said_trouble:
             yield self._trying_since + timing.trouble, self._mention_trouble

@@ -1381,7 +1381,7 @@ class Server:
         if session.channel.heard_at >= session.probed_at:
             session.probed_at = inf
             return False
-        if now < max(session.probed_at, self._listening_since) + self._timing.probe:
+        if now < session.probed_at + self._timing.probe:
             raise Undecided
         self._end(session)
         return True

@@ -1388,6 +1388,21 @@ class PasswordTest(AccountsTest):
             self.assertTrue(is_logged_in(w, alice))
             self.assertEqual(len(alice.texts()), 3 + 5)
 
+    def test_who_registers_and_is_cut_off_while_logging_in_is_told_so(self) -> None:
+        with world() as w:
+            alice = w.client("alice", credentials=registers())
+            w.network.run(9, lambda: len(handshakes(w, "alice", b'"PROVE"')) == 2)
+            w.network.unplugged = {"alice"}
+            w.run(9)
+            self.assertEqual(alice.texts(), ["* registered alice", "* here: alice"])
+            w.run(1.1)
+            words = "* no answer from the server: reconnecting"
+            self.assertEqual(alice.texts()[2:], [words])
+            w.network.unplugged = set()
+            w.run(12)
+            self.assertEqual(alice.texts()[3:], ["* connected"])
+            self.assertTrue(is_logged_in(w, alice))
+
     def test_who_is_reconnecting_already_is_told_all_the_same(self) -> None:
         with world() as w:
             add(w, "alice")
