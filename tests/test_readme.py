@@ -98,6 +98,33 @@ class ReadmeTest(unittest.TestCase):
             self.assertIn(told, words)
         self.assertEqual(timing.login_window, 60)
 
+    def test_what_it_says_of_an_outage_is_what_the_constants_say(self) -> None:
+        words = " ".join(README.split())
+        timing = protocol.TIMING
+        numbers = {10: "ten"}
+        for told in (
+            f"{numbers[chatclient.SHOWN_PENDING]} lines at most",
+            f"at least every {timing.max_pause:.0f} seconds",
+            f"On a terminal that takes {timing.leave_patience:.0f} seconds",
+            f"within {timing.route:.0f} seconds when this computer has a new address",
+            f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only the router",
+            "away for a month",
+            "got through for a minute",
+        ):
+            self.assertIn(told, words)
+        self.assertEqual(chatserver.INSTANCE_MEMORY, 30 * 24 * 3600)
+        self.assertEqual(timing.deliver_patience, 60)
+        assert protocol.__doc__
+        on_the_wire = " ".join(protocol.__doc__.split())
+        for told in (
+            f"no answer for {timing.answer_patience:.0f} s joins again",
+            f"{timing.max_pause:.0f} s at most, less a random quarter",
+            f'after a "login" not before {timing.login_pause:.0f} s',
+            f"for {timing.server_silence:.0f} s or until they are back",
+        ):
+            self.assertIn(told, on_the_wire)
+        self.assertEqual((timing.first_timeout, timing.hint_pause), (1, 1))
+
     def test_every_handshake_packet_and_its_fields_are_documented(self) -> None:
         assert protocol.__doc__
         for name, kind in protocol._TYPES.items():
