@@ -107,7 +107,7 @@ class ReadmeTest(unittest.TestCase):
             f"at least every {timing.max_pause:.0f} seconds",
             f"On a terminal that takes {timing.leave_patience:.0f} seconds",
             f"within {timing.route:.0f} seconds when this computer has a new address",
-            f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only the router",
+            f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only",
             "away for a month",
             "got through for a minute",
         ):
