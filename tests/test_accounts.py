@@ -1110,6 +1110,24 @@ class OperatorTest(AccountsTest):
             w.run(2)
             self.assertEqual(again.texts(), ["* logged in as bob", "* here: alice, bob"])
 
+    def test_what_is_written_to_a_lost_owner_whose_account_is_removed_is_refused(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            w.network.unplugged = {"alice"}
+            w.run(80)
+            bob.say("DM alice #kept")
+            w.run(1)
+            self.assertIn("* alice is away: kept until they are back", bob.texts())
+            with operator(w) as store:
+                self.assertTrue(store.remove("alice"))
+            bob.say("DM alice #refused")
+            w.run(1)
+            self.assertIn("nobody here is called alice", bob.texts()[-1])
+            self.assertEqual(marked(alice), [])
+
     def test_a_guests_registration_does_not_take_what_the_operator_has_just_added(self) -> None:
         """The operator's program commits while the server is in the middle of a turn."""
         with world() as w:
