@@ -13,7 +13,7 @@ from typing import Final
 
 import protocol
 from chatclient import Client, Credentials
-from chatserver import Options, Server, Store, StoreError
+from chatserver import Options, Server, Session, Store, StoreError
 from protocol import Timing
 from tests.network import HEALTHY, Faults, Network
 
@@ -217,3 +217,17 @@ def world(
             yield it
         finally:
             it.server.store.close()
+
+
+def session_of(w: World, name: str) -> Session:
+    """The session in which that member is."""
+    return w.server.server._sessions[w.server.server._room.members[name].session]
+
+
+def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
+    """What the server sends back for one datagram, at once."""
+    before = len(w.network.sent)
+    w.network.ends.setdefault(source, Deaf())
+    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
+    w.run(0)
+    return [d.data for d in w.network.sent[before:] if d.target == source]

@@ -23,13 +23,12 @@ from chatserver import (
     FORGET_EVERY,
     Account,
     Member,
-    Session,
     Store,
     StoreError,
 )
 from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
 from tests.network import HEALTHY, Datagram, Faults
-from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, Deaf, World, world
+from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, Deaf, World, session_of, world
 
 BAD: Final = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 PASSWORD: Final = b"correct horse"
@@ -114,10 +113,6 @@ def is_logged_in(w: World, end: ClientEnd) -> bool:
 
 def has_challenge(w: World, of: ClientEnd) -> bool:
     return bool(challenges(w, of))
-
-
-def session_of(w: World, name: str) -> Session:
-    return w.server.server._sessions[w.server.server._room.members[name].session]
 
 
 def doubt(w: World, end: ClientEnd) -> None:

@@ -6,17 +6,12 @@ import unittest
 from typing import Final
 
 import protocol
-from chatserver import Session
 from protocol import Packet
 from tests.network import HEALTHY, Datagram, Faults
-from tests.room import SERVER, ClientEnd, Deaf, World, address_of, world
+from tests.room import SERVER, ClientEnd, Deaf, World, address_of, replies, session_of, world
 
 LOSSY: Final = Faults(drop=0.1, delays=(0.02, 0.08))
 LOST: Final = Faults(drop=1.0)
-
-
-def session_of(w: World, name: str) -> Session:
-    return w.server.server._sessions[w.server.server._room.members[name].session]
 
 
 def marked(end: ClientEnd) -> list[str]:
@@ -40,15 +35,6 @@ def intercepted(w: World, end: ClientEnd, *lines: str) -> list[bytes]:
     w.run(0.1)
     w.network.faults = HEALTHY
     return [d.data for d in w.network.sent[before:] if d.source == end.host]
-
-
-def deliver(w: World, data: bytes, source: str) -> list[bytes]:
-    """What the server sends to ``source`` at once when this comes from there."""
-    w.network.ends.setdefault(source, Deaf())
-    before = len(w.network.sent)
-    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
-    w.run(0)
-    return [d.data for d in w.network.sent[before:] if d.target == source]
 
 
 class MovingTest(unittest.TestCase):
@@ -111,7 +97,7 @@ class MovingTest(unittest.TestCase):
             w.move(alice, "cafe")
             (data, *_) = intercepted(w, alice, "#hello")
             w.network.faults = LOST
-            self.assertEqual(len(deliver(w, data, "cafe")), 1)
+            self.assertEqual(len(replies(w, data, "cafe")), 1)
             w.network.faults = HEALTHY
             w.run(4)
             self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
@@ -164,7 +150,7 @@ class MovingTest(unittest.TestCase):
             w.network.ends["cafe"] = Deaf()
             for number in range(20):
                 for data in intercepted(w, alice, f"#{number}"):
-                    deliver(w, data, "cafe")
+                    replies(w, data, "cafe")
             self.assertIn(len(sent_to(w, "cafe")), (2, 3, 4))  # in two seconds
 
 
@@ -190,7 +176,7 @@ class StayingTest(unittest.TestCase):
             old = [d.data for d in w.network.sent if d.source == "alice" and d.data[:1] != b"{"]
             self.assertGreater(len(old), 2)
             for data in old:
-                self.assertEqual(deliver(w, data, "thief"), [])
+                self.assertEqual(replies(w, data, "thief"), [])
             self.assert_unmoved(w, alice, bob)
 
     def test_the_newest_datagram_from_elsewhere_moves_nothing_and_is_not_amplified(self) -> None:
@@ -198,7 +184,7 @@ class StayingTest(unittest.TestCase):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
             (data,) = intercepted(w, alice, "#stolen")
-            (answer,) = deliver(w, data, "thief")
+            (answer,) = replies(w, data, "thief")
             self.assertLessEqual(len(answer), len(data))
             w.run(30)
             self.assertEqual([d.data for d in sent_to(w, "thief")], [answer])
@@ -210,7 +196,7 @@ class StayingTest(unittest.TestCase):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
             (data,) = intercepted(w, alice, "#stolen")
-            (question,) = deliver(w, data, "thief")
+            (question,) = replies(w, data, "thief")
             alice.receive(question, SERVER, w.network.now)
             w.run(1)
             self.assert_unmoved(w, alice, bob)
@@ -220,13 +206,13 @@ class StayingTest(unittest.TestCase):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
             (data,) = intercepted(w, alice, "#stolen")
-            (question,) = deliver(w, data, "thief")
+            (question,) = replies(w, data, "thief")
             w.network.faults = LOST
             alice.receive(question, SERVER, w.network.now)
             w.network.at(w.network.now, "alice", lambda: None)
             w.run(0.1)
             w.network.faults = HEALTHY
-            deliver(w, w.network.sent[-1].data, "another")
+            replies(w, w.network.sent[-1].data, "another")
             w.run(1)
             self.assert_unmoved(w, alice, bob)
 
@@ -241,7 +227,7 @@ class StayingTest(unittest.TestCase):
             for number, echo in enumerate((0, *range(following, following + 50)), 1000):
                 packet = Packet(number, echo, 0, False, (0, 0, 0), ())
                 data = protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
-                deliver(w, data, "victim")
+                replies(w, data, "victim")
             bob.say(*(f"#{n}" for n in range(30)))
             w.run(2)
             self.assertEqual(len(sent_to(w, "victim")), 1)
@@ -252,7 +238,7 @@ class StayingTest(unittest.TestCase):
             (alice,) = w.joined("alice")
             w.run(1)
             stolen = [intercepted(w, alice, f"#{number}")[0] for number in range(8)]
-            answers = [deliver(w, data, f"thief {n}") for n, data in enumerate(stolen)]
+            answers = [replies(w, data, f"thief {n}") for n, data in enumerate(stolen)]
             self.assertEqual([len(each) for each in answers], [1, 0, 0, 0, 0, 0, 0, 0])
 
     def test_a_member_does_not_learn_the_number_from_what_is_sent_to_itself(self) -> None:
@@ -267,7 +253,7 @@ class StayingTest(unittest.TestCase):
             ):
                 packet = Packet(number, echo, 0, asks, (0, 0, 0), ())
                 data = protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
-                for answer in deliver(w, data, source):
+                for answer in replies(w, data, source):
                     keys, blocks = session.keys.server, session.blocks
                     numbers.append(protocol.open_packet_untrusted(answer, keys, blocks).number)
             for_victim, for_mallory = numbers

@@ -28,7 +28,7 @@ from protocol import (
     parse_handshake_untrusted,
 )
 from tests.network import Faults
-from tests.room import OPTIONS, SERVER, ClientEnd, Deaf, World, world
+from tests.room import OPTIONS, SERVER, ClientEnd, World, replies, session_of, world
 
 BAD = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 # Each try to write waits for a tenth of a second, a real one, if somebody else has the room file.
@@ -38,15 +38,6 @@ RARELY_TRIED = replace(protocol.TIMING, store_pause=20.0)
 def public_lines(end: ClientEnd, marker: str = "#") -> list[str]:
     """The texts of the marked lines, in the order in which an end was shown them."""
     return [text for text in end.texts() if marker in text]
-
-
-def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
-    """What the server sends back for one datagram, at once."""
-    before = len(w.network.sent)
-    w.network.ends.setdefault(source, Deaf())
-    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
-    w.run(0)
-    return [d.data for d in w.network.sent[before:] if d.target == source]
 
 
 def has_sent(w: World, word: bytes, start: int = 0) -> bool:
@@ -1405,7 +1396,7 @@ class JoiningTest(unittest.TestCase):
             for is_right, least, most in ((False, 0, 0), (True, 1, limit)):
                 before = len(w.network.sent)
                 for _ in range(20):
-                    session = self.session_of(w, "alice") if is_right else b"another!"
+                    session = session_of(w, "alice").id if is_right else b"another!"
                     alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
                     w.run(0.1)
                 sent = w.network.sent[before:]
@@ -1419,7 +1410,7 @@ class JoiningTest(unittest.TestCase):
             with self.subTest(seed=seed), world(seed, BAD) as w:
                 alice, bob = w.joined("alice", "bob")
                 for turn in range(8):
-                    session = self.session_of(w, "alice")
+                    session = session_of(w, "alice").id
                     alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
                     for number in range(30):
                         bob.say(f"#{turn}.{number}")
@@ -1437,9 +1428,6 @@ class JoiningTest(unittest.TestCase):
                 w.server.start()
                 w.run(3)
                 self.assertTrue(alice.client.has_joined)
-
-    def session_of(self, w: World, name: str) -> bytes:
-        return w.server.server._room.members[name].session
 
     def check_that_they_talk(self, w: World, one: ClientEnd, other: ClientEnd) -> None:
         one.say("#still here")
