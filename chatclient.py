@@ -376,8 +376,10 @@ class Client:
                     self.shown.append(f"{at} {sender} -> you: {text}")
             case protocol.Accepted(accepted, words):
                 self._tell(words)
-                self._accepted(self._pending.pop(accepted, None), now)
                 self._progress_at = now
+                if isinstance(self._pending.pop(accepted, None), protocol.Register):
+                    self._credentials.adopt_new()
+                    self._join_again(now)  # from now on as the name's owner
             case protocol.Declined(refused, words):
                 self._show_refusal(self._pending.pop(refused, None), words, now)
                 self._progress_at = now
@@ -402,17 +404,13 @@ class Client:
         """Whether this is a line of ours that has come back: it is where everybody sees it. The
         name alone would not tell, since while we were away it may have had another owner."""
         as_line = fold(protocol.format_message(message))
+        taken = self._session.delivered if self._session else 0
         for number, pending in self._pending.items():
-            if fold(protocol.format_message(pending)) == as_line:
+            if number < taken and fold(protocol.format_message(pending)) == as_line:
                 del self._pending[number]
                 self._progress_at = now
                 return True
         return False
-
-    def _accepted(self, message: protocol.Message | None, now: float) -> None:
-        if isinstance(message, protocol.Register):  # from now on as the name's owner
-            self._credentials.adopt_new()
-            self._join_again(now)
 
     def _expelled(self, words: str) -> None:
         """What the server has not taken by now, it never will."""
@@ -583,11 +581,11 @@ class Client:
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
+        if self._session and not self.is_over:
+            self._write(self._session, now)
         for when, bring_about in list(self._timers()):
             if when <= now and not self.is_over:
                 bring_about(now)
-        if self._session and not self.is_over:
-            self._write(self._session, now)
         out = []
         if self._attempt and self._attempt.send_at <= now:
             out.append(self._attempt.request)

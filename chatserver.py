@@ -40,7 +40,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
-from itertools import takewhile
 from math import ceil, floor, inf
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeAlias, assert_never
@@ -69,7 +68,6 @@ RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn
 GAP_BYTES: Final = 5
 CHALLENGES_AT_ONCE: Final = 8  # at one address, if the way there is long
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
-MISSED: Final = 1000  # guests who were written out: what comes for them is kept, as for accounts
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
@@ -78,8 +76,9 @@ UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte o
 MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
 DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
-INSTANCES: Final = 10_000  # that have left and are remembered: a few MB
+INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
+ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
@@ -239,6 +238,7 @@ class Store:
             salt BLOB NOT NULL, iterations INTEGER NOT NULL, verifier BLOB NOT NULL,
             created INTEGER NOT NULL, latest BLOB NOT NULL) WITHOUT ROWID;
         """,
+        "CREATE INDEX owners ON instances (name COLLATE NOCASE, since);",
     )
 
     def __init__(
@@ -301,11 +301,11 @@ class Store:
         tables = {name for (name,) in self._file.execute("SELECT name FROM sqlite_master")}
         (version,) = self._file.execute("PRAGMA user_version").fetchone()
         newest = len(self._STEPS)
+        if tables and "room_file" not in tables:
+            raise sqlite3.DatabaseError("it is another program's")
         if version > newest:
             words = f"it is of version {version}, and this program knows 1 to {newest}"
             raise sqlite3.DatabaseError(words)
-        if tables and "room_file" not in tables:
-            raise sqlite3.DatabaseError("it is another program's")
         return int(version)
 
     def close(self) -> None:
@@ -333,6 +333,15 @@ class Store:
     def member(self, key: bytes) -> Member | None:
         """The instance with that key, if it is still remembered."""
         return next(self._members("key = ?", key), None)
+
+    def lost_guest(self, name: str) -> Member | None:
+        """The last to have had that name, if it is a guest who was written out."""
+        latest = (
+            "SELECT key FROM instances WHERE name = ? COLLATE NOCASE ORDER BY since DESC LIMIT 1"
+        )
+        member = next(self._members(f"key = ({latest})", name), None)
+        is_lost = member and member.state is State.WRITTEN_OUT and not member.account
+        return member if is_lost else None
 
     def present(self) -> list[Member]:
         return list(self._members("state = ?", State.PRESENT.value))
@@ -450,19 +459,22 @@ class Store:
             deletion = "DELETE FROM accounts WHERE folded = ?"
             return self._file.execute(deletion, (fold(name),)).rowcount > 0
 
-    def forget(self, before: int) -> None:
+    def forget(self, before: int) -> bool:
         """Drops the instances that have not been present since ``before`` (Unix seconds), and the
-        oldest if there are too many."""
+        oldest if there are too many, first of those who have left; then some of the logs that
+        nobody owns any more. Whether there are more of these."""
         owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
-        orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners})"
+        orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners}) LIMIT {ORPHANS_AT_ONCE}"
         with self._transaction():
-            newest = "SELECT key FROM instances ORDER BY since DESC LIMIT ?"
-            deletion = (
-                f"DELETE FROM instances WHERE state != ? AND (since < ? OR key NOT IN ({newest}))"
-            )
-            self._file.execute(deletion, (State.PRESENT.value, before, INSTANCES))
-            for table in ("lines", "logs"):
-                self._file.execute(f"DELETE FROM {table} WHERE log IN ({orphans})", (ROOM_KEY,))
+            newest = "SELECT key FROM instances ORDER BY state = ?3, since DESC LIMIT ?4"
+            old = f"since < ?2 OR key NOT IN ({newest})"
+            deletion = f"DELETE FROM instances WHERE state != ?1 AND ({old})"
+            values = (State.PRESENT.value, before, State.LEFT.value, INSTANCES)
+            self._file.execute(deletion, values)
+            for table in ("lines", "logs"):  # in this order
+                deletion = f"DELETE FROM {table} WHERE log IN ({orphans})"
+                dropped = self._file.execute(deletion, (ROOM_KEY,)).rowcount
+        return dropped == ORPHANS_AT_ONCE
 
     def hold(self) -> None:
         """Lets nobody else write until ``commit`` or its failure: what is read is still so then."""
@@ -504,8 +516,6 @@ class Room:
         self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
-        # Guests who may come back, until somebody else has the name; the latest last.
-        self._missed: OrderedDict[str, Member] = OrderedDict()
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -567,7 +577,7 @@ class Room:
         account = self._store.account(name)
         if not account.is_guest:
             return self._store.log(account.id), account.name
-        if member := self._missed.get(fold(name)):
+        if member := self._store.lost_guest(name):
             return member.inbox, member.name
         raise protocol.BadMessage(f"nobody here is called {name}")
 
@@ -594,7 +604,6 @@ class Room:
         place a later instance takes has not been away: nothing is announced."""
         holder = self.members.get(fold(member.name))
         self.members[fold(member.name)] = member
-        self._missed.pop(fold(member.name), None)
         if holder:
             self._set_state(holder, State.LEFT)
             self._set_state(member, State.PRESENT)
@@ -606,10 +615,6 @@ class Room:
 
     def leave(self, member: Member, state: State, reason: str) -> None:
         del self.members[fold(member.name)]
-        if state is State.WRITTEN_OUT and not member.account:
-            self._missed[fold(member.name)] = member
-            if len(self._missed) > MISSED:
-                self._missed.popitem(last=False)
         self._set_state(member, state)
         self._announce(member, protocol.Exit(reason))
         log.info("%s left%s", member.name, f" ({reason})" if reason else "")
@@ -635,7 +640,9 @@ class Room:
         """Forgets some lines from before that Unix time; whether there may be more of them."""
         oldest = self.log.oldest
         lines = self._store.read(self.log.key, oldest, PRUNED_AT_ONCE)
-        old = sum(1 for _ in takewhile(lambda line: int(line.split(b" ", 1)[0]) < before, lines))
+        # A clock that was wrong for a while makes lines that seem younger than later ones.
+        is_old = (int(line.split(b" ", 1)[0]) < before for line in lines)
+        old = max((count for count, each in enumerate(is_old, 1) if each), default=0)
         self.log.forget(oldest + old)
         return old == PRUNED_AT_ONCE
 
@@ -996,7 +1003,7 @@ class Server:
         self._handshakes = Waiting()
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
-        self._forget_at = now
+        self._forget_at = self._prune_at = now
         self._listening_since = now  # nobody could be heard before
         self._due_at = now  # when the next turn should be
         # Members from before a restart are awaited, and told now and then that their sessions are
@@ -1070,7 +1077,9 @@ class Server:
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
-            self._forget(now, unix)
+            self._forget_at = now + self._forget(unix)
+        if now >= self._prune_at:
+            self._prune_at = now + self._prune(unix)
         self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
@@ -1159,21 +1168,30 @@ class Server:
         self._remind_at = inf if is_over else min(now + self._remind_pause, over_at)
         self._remind_pause *= 2
 
-    def _forget(self, now: float, unix: int) -> None:
-        """What is too old: instances, and the lines that the operator does not want to keep."""
-        self._forget_at = now + FORGET_EVERY
+    def _forget(self, unix: int) -> float:
+        """Instances that have been away for too long; returns in how many seconds to go on."""
         try:
-            self._store.forget(unix - INSTANCE_MEMORY)
-            days = self._options.keep_days
-            if days and self._room.prune(unix - days * DAY):  # there is more of them
-                self._forget_at = now + PRUNE_PAUSE
+            has_more = self._store.forget(unix - INSTANCE_MEMORY)
         except StoreError as error:
             log.warning("%s: what is old stays in it for now", error)
+            return FORGET_EVERY
+        return PRUNE_PAUSE if has_more else FORGET_EVERY
+
+    def _prune(self, unix: int) -> float:
+        """Lines that are older than the operator wants; the same."""
+        if not self._options.keep_days:
+            return inf
+        try:
+            has_more = self._room.prune(unix - self._options.keep_days * DAY)
+        except StoreError as error:
+            log.warning("%s: what is old stays in it for now", error)
+            return FORGET_EVERY
         for session in list(self._sessions.values()):
             if session.channel.writers[LogId.ROOM].cursor < self._room.log.oldest:
                 if session.member.state is State.PRESENT:
                     self._room.leave(session.member, State.WRITTEN_OUT, "fell behind")
                 self._end(session)  # and can only come back to what there still is
+        return PRUNE_PAUSE if has_more else FORGET_EVERY
 
     def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""
@@ -1199,14 +1217,17 @@ class Server:
                 out.append((self._sealed(packet, session), session.address))
             self._alarms.at_latest(session, max(now, session.wake_at(self._silent_at(session))))
         self._active.clear()
-        self._due_at = self.deadline()
+        self._due_at = self._next_timer()
         return out
 
     def deadline(self) -> float:
         """When the next turn is due if nothing comes in."""
         if self._handshakes or self._replies:
             return -inf
-        return min(self._alarms.next(), self._remind_at, self._forget_at)
+        return self._next_timer()
+
+    def _next_timer(self) -> float:
+        return min(self._alarms.next(), self._remind_at, self._forget_at, self._prune_at)
 
     def close(self) -> None:
         """Tells every member that the server is shutting down."""

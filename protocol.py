@@ -47,9 +47,9 @@ have the sender ``*``:
 
 Every line that a client has written comes back to it in one of these forms: PM and EX in the
 room, DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is
-away: it is kept in that account's inbox, and OK comes instead of a copy. OK and NO name the line;
-the others come in the order in which they were written, trimmed, and with the recipient's own
-spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on in
+away, or to a guest whose connection was lost: it is kept, and OK comes instead of a copy. OK and NO
+name the line; the others come in the order in which they were written, trimmed, and with the
+recipient's own spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on in
 the same session, but should join again, with the same instance, and prove the password.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
@@ -78,7 +78,7 @@ more than 1,200.
 The server never answers an address that has not returned a cookie with more bytes than it sent.
 The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
 a new try needs a new nonce and A. It repeats after 1 s, then after a third of the time that it has
-had no answer, 10 s at most, less a random quarter, so that a room does not come back all at once.
+had no answer, 10 s at most, less up to a quarter at random, so that not all come back at once.
 Nobody has proved that REFUSED and GONE are the server's: a REFUSED ends a first try to join, but
 neither ends a session. Who has one tries again, after a "login" not before 700 s, and joins again
 because of a GONE once a second at most. It does so beside the session, but from PROVE on takes
@@ -136,9 +136,10 @@ lines, 0, 0. Flag 1 asks for an answer (keepalive). A packet without parts is a 
 and is not answered unless it asks.
 
 A session outlives its client's address. When the newest packet of a client comes from a new one,
-the server sends there, and nowhere else, a packet that asks and has a number that nobody can guess;
-as soon as a packet from there echoes that very number, the session has moved (RFC 9000 §8.2). So a
-client only has to answer at once what asks, from wherever it is by now.
+the server sends there, and nowhere else, a packet that asks and has a number that nobody can guess,
+since up to 2**40 are left out before it, and again after it; as soon as a packet from there echoes
+that very number, the session has moved (RFC 9000 §8.2). So a client only has to answer at once what
+asks, before it takes in anything more, and from wherever it is by now.
 
     sealed      lines XOR SHAKE-256(seal key | nonce), where the nonce is number 8 | log 1 |
                 first 4; in the room log the key is the room key and the nonce is first 4 alone,
@@ -153,10 +154,12 @@ packets or a quarter of the log's window wait; each packet that it sends acknowl
 keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
 no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
 (1 s at first, then RFC 6298's and 0.3 s), or when a number higher by three has been echoed and the
-cursor has not moved. A client that has heard nothing for 20 to 25 s asks, and one that has had no
-answer for 10 s joins again, beside the session, until one of the two works; a server that has heard
-nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in, for
-75 s or until they are back.
+cursor has not moved. What wants an answer is a packet with parts, until its number or a higher one
+has been echoed or the cursors have passed all that was sent, and one that asks, until its number or
+a higher one has been echoed; it is repeated like a late one. A client that has heard nothing for 20
+to 25 s asks, and one that has had no answer for 10 s joins again, beside the session, until one of
+the two works; a server that has heard nothing for 75 s writes the member out. A server that starts
+sends GONEs to those who were in, for 75 s or until they are back.
 """
 
 from __future__ import annotations
@@ -1278,6 +1281,8 @@ class Channel:
                 self._progress_at = now
                 passed += writer.acknowledge(cursor)
         self.window.acknowledge(passed, in_flight)
+        if passed and not self._in_flight():  # a repetition that is still on its way is moot
+            self._unanswered.clear()
 
     def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:
         had_gap = self._has_gap()

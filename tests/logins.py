@@ -160,6 +160,7 @@ class Member(Network):
         self.ear = Ear()
         self.client = Client(name, credentials, "the server", timing, os.urandom, now)
         super().__init__(self.client, udp_socket(host, port), self.ear, timing)
+        self._route_at = inf  # it stays at the address that it was given
         signal.set_wakeup_fd(-1)  # Ctrl-C ends the measurement, and not only a member
 
     def end(self) -> None:

@@ -884,6 +884,14 @@ class Keepalive(ScriptTest):
         end.hear(5, echo=2, cursor=2)
         self.assertEqual(end.channel.unanswered_since, inf)
 
+    def test_a_repetition_that_is_lost_leaves_nothing_unanswered(self) -> None:
+        end = client(keepalive=20)
+        end.write(0, SHORT)
+        self.next_at(end, 1)  # sends it again, though it was only late
+        end.hear(1.5, echo=1, cursor=1)
+        self.assertEqual(end.channel.unanswered_since, inf)
+        self.assert_bare(self.next_at(end, 21.5), asks=True)
+
     def test_an_answer_ends_the_questions_and_the_back_off(self) -> None:
         end = client(keepalive=20)
         for at in (20, 21, 23):

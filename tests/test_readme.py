@@ -109,6 +109,8 @@ class ReadmeTest(unittest.TestCase):
             f"within {timing.route:.0f} seconds when this computer has a new address",
             f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only",
             "away for a month",
+            f"latest {chatserver.INSTANCES:,}",
+            f"every {timing.login_pause / 60:.0f} minutes",
             "got through for a minute",
         ):
             self.assertIn(told, words)
@@ -118,7 +120,8 @@ class ReadmeTest(unittest.TestCase):
         on_the_wire = " ".join(protocol.__doc__.split())
         for told in (
             f"no answer for {timing.answer_patience:.0f} s joins again",
-            f"{timing.max_pause:.0f} s at most, less a random quarter",
+            f"up to 2**{8 * chatserver.GAP_BYTES} are left out",
+            f"{timing.max_pause:.0f} s at most, less up to a quarter at random",
             f'after a "login" not before {timing.login_pause:.0f} s',
             f"for {timing.server_silence:.0f} s or until they are back",
         ):

@@ -9,11 +9,19 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from random import Random
-from unittest import mock
 
 import protocol
 from chatclient import SHOWN_PENDING
-from chatserver import DAY, FORGET_EVERY, PRUNED_AT_ONCE, ROOM_KEY, UNREAD_NOTICES
+from chatserver import (
+    DAY,
+    FORGET_EVERY,
+    HANDSHAKES_PER_TURN,
+    ORPHANS_AT_ONCE,
+    PACKET_COST,
+    PRUNED_AT_ONCE,
+    ROOM_KEY,
+    UNREAD_NOTICES,
+)
 from protocol import (
     Challenge,
     Cookie,
@@ -317,6 +325,25 @@ class PruningTest(unittest.TestCase):
             w.run(1)
             self.assertEqual(len(public_lines(bob)), 1)
 
+    def test_a_clock_that_was_wrong_for_a_while_does_not_end_the_forgetting(self) -> None:
+        with world(options=self.OPTIONS) as w:
+            (alice,) = w.joined("alice")
+            for text, days in (("#1", 500), ("#2", -500), ("#3", 0)):
+                alice.say(text)
+                w.run(1)
+                w.server.epoch += days * DAY
+            w.server.epoch += 31 * DAY
+            w.run(FORGET_EVERY)
+            self.assertEqual(w.server.server._room.log.oldest, w.server.server._room.log.end)
+
+    def test_what_nobody_owns_is_gone_soon_though_little_by_little(self) -> None:
+        with world() as w:
+            for number in range(2 * ORPHANS_AT_ONCE + 1):
+                w.server.store.log(b"%d" % number).stage(b"psst")
+            w.server.store.commit()
+            w.run(FORGET_EVERY + 5)
+            self.assertEqual(w.server.store._query("SELECT * FROM logs"), [])
+
     def test_a_running_server_forgets_too_and_a_little_at_a_time(self) -> None:
         with world(options=self.OPTIONS) as w:
             (alice,) = w.joined("alice")
@@ -555,19 +582,40 @@ class PresenceTest(unittest.TestCase):
             self.assertEqual(public_lines(second), ["bob -> you: #for the second"])
             self.assertEqual(public_lines(alice), ["bob -> you: #for the first"])
 
-    def test_so_many_lost_guests_are_remembered_and_no_more(self) -> None:
-        with world() as w, mock.patch("chatserver.MISSED", 2):
-            w.joined("anne", "bert", "carl")
-            (dave,) = w.joined("dave")
+    def test_a_lost_guest_is_remembered_over_a_restart_and_for_a_month(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
             w.run(1)
-            for name in ("anne", "bert", "carl"):  # one after the other
-                w.network.unplugged.add(name)
-                w.run(30)
+            w.network.unplugged = {"alice"}
             w.run(80)
-            dave.say("DM anne #1", "DM bert #2", "DM carl #3")
+            w.server.kill()
+            w.server.start()
+            bob.say("DM alice #kept")
+            w.run(5)
+            self.assertEqual(bob.texts()[-1], "* alice is away: kept until they are back")
+            w.server.epoch += 31 * DAY
+            w.run(FORGET_EVERY)
+            bob.say("DM alice #refused")
             w.run(1)
-            answers = [text.split(":")[0] for text in dave.texts()[-3:]]
-            self.assertEqual(answers, ["* not delivered", "* bert is away", "* carl is away"])
+            self.assertIn("nobody here is called alice", bob.texts()[-1])
+            w.network.unplugged = set()
+            w.run(15)
+            self.assertEqual(public_lines(alice), [])
+            bob.say("#hello")
+            w.run(1)
+            self.assertEqual(public_lines(alice), ["bob: #hello"])
+
+    def test_handshakes_that_wait_keep_no_silent_member_in(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            alice.is_up = False
+            for _ in range(12):  # more than there is time for in one turn
+                for _ in range(2 * int(HANDSHAKES_PER_TURN / PACKET_COST)):
+                    w.server.receive(b"{", "mallory", w.network.now)
+                w.network.at(w.network.now, SERVER, lambda: None)
+                w.run(10)
+            self.assertEqual(bob.texts()[-1], "* alice left (timed out)")
 
     def test_of_many_pending_lines_some_are_named_and_the_others_counted(self) -> None:
         with world() as w:
@@ -1165,6 +1213,41 @@ class LeavingTest(unittest.TestCase):
             alice.leave()
             w.run(70)
             self.assertEqual(alice.client.failure, "1 line may not have arrived")
+
+    def test_the_line_of_another_owner_of_the_name_is_not_taken_for_ones_own(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.network.unplugged = {"alice"}
+            alice.say("#hi")
+            w.run(100)
+            other = w.join("alice", "other")
+            other.say("#hi")
+            other.leave()
+            w.run(15)
+            w.network.unplugged = set()
+            members = w.server.server._room.members
+            self.assertTrue(w.network.run(w.network.now + 15, lambda: "alice" in members))
+            w.network.muted = {"alice"}  # she hears, and is not heard
+            alice.leave()
+            w.run(100)
+            self.assertEqual(public_lines(bob), ["alice: #hi"])
+            self.assertIn("1 line", alice.client.failure or "")
+
+    def test_who_leaves_in_doubt_says_goodbye_all_the_same(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            w.network.muted = {SERVER}  # which is there
+            now = w.network.now
+            w.network.at(now, "alice", partial(alice.client.port_closed, now))
+            w.run(3)
+            alice.leave()
+            w.run(0.1)
+            self.assertTrue(alice.client.has_left)
+            w.network.muted = set()
+            w.run(5)
+            self.assertIn("* alice left", bob.texts())
 
     def test_a_goodbye_alone_is_not_waited_for_while_the_server_is_away(self) -> None:
         with world() as w:

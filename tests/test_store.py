@@ -16,6 +16,7 @@ from unittest import mock
 from chatserver import (
     GUEST,
     INBOX_TAIL,
+    ORPHANS_AT_ONCE,
     ROOM_KEY,
     Account,
     Alarms,
@@ -172,14 +173,55 @@ class StoreTest(StoreFile):
 
     def test_of_too_many_instances_the_oldest_are_forgotten(self) -> None:
         store = self.store()
-        for number in range(10):
-            state = State.PRESENT if number < 2 else State.LEFT
+        states = [State.PRESENT, State.PRESENT, State.WRITTEN_OUT, *[State.LEFT] * 7]
+        for number, state in enumerate(states):
             key = b"%d" % number
             self.commit(store, Member(key, f"n{number}", b"", store.log(key), 0, state, number))
         with mock.patch("chatserver.INSTANCES", 5):
             store.forget(0)
         kept = [number for number in range(10) if store.member(b"%d" % number)]
-        self.assertEqual(kept, [0, 1, 5, 6, 7, 8, 9])
+        self.assertEqual(kept, [0, 1, 2, 8, 9])  # first those go who will not come back
+
+    def test_what_nobody_owns_any_more_is_forgotten_little_by_little(self) -> None:
+        store = self.store()
+        for number in range(2 * ORPHANS_AT_ONCE + 1):
+            self.write(store, b"%d" % number, b"psst")
+        self.write(store, ROOM_KEY, b"for everybody")
+        left = [store._query("SELECT count(*) FROM lines")[0][0]]
+        while store.forget(0):
+            left.append(store._query("SELECT count(*) FROM lines")[0][0])
+        self.assertEqual(left, [2 * ORPHANS_AT_ONCE + 2, ORPHANS_AT_ONCE + 2, 2])
+        self.assertEqual(store._query("SELECT log FROM logs"), [(ROOM_KEY,)])
+
+    def test_a_lost_guest_is_the_last_to_have_had_the_name(self) -> None:
+        store = self.store()
+
+        def lost(name: str = "ALICE") -> bytes | None:
+            found = store.lost_guest(name)
+            return found.key if found else None
+
+        def add(key: bytes, state: State, since: int, account: bytes = b"") -> None:
+            inbox = store.log(account or key)
+            self.commit(store, Member(key, "Alice", account, inbox, 0, state, since))
+
+        self.assertIsNone(lost())
+        add(b"first", State.WRITTEN_OUT, 1)
+        self.assertEqual((lost(), lost("alicia")), (b"first", None))
+        add(b"second", State.LEFT, 2)
+        self.assertIsNone(lost())
+        add(b"third", State.WRITTEN_OUT, 3)
+        self.assertEqual(lost(), b"third")
+        add(b"fourth", State.WRITTEN_OUT, 4, b"account")
+        self.assertIsNone(lost())
+
+    def test_it_takes_no_search_to_find_a_lost_guest(self) -> None:
+        store = self.store()
+        queries: list[str] = []
+        store._file.set_trace_callback(queries.append)
+        store.lost_guest("alice")
+        store._file.set_trace_callback(None)
+        plan = store._query(f"EXPLAIN QUERY PLAN {queries[0]}")
+        self.assertNotIn("SCAN", " ".join(row[3] for row in plan))
 
     def test_a_failed_transaction_leaves_nothing_and_can_be_repeated(self) -> None:
         store = self.store()
@@ -245,11 +287,12 @@ class StoreTest(StoreFile):
     def test_a_file_of_a_newer_version_is_refused(self) -> None:
         self.store()
         self.close()
-        self.execute("PRAGMA user_version = 3")
-        self.refused("it is of version 3, and this program knows 1 to 2")
+        newest = len(Store._STEPS)
+        self.execute(f"PRAGMA user_version = {newest + 1}")
+        self.refused(f"it is of version {newest + 1}, and this program knows 1 to {newest}")
 
     def test_a_database_of_something_else_is_refused(self) -> None:
-        for version in range(3):
+        for version in (*range(len(Store._STEPS) + 1), 99):
             self.path = self.path.with_name(f"{version}.db")
             self.execute("CREATE TABLE recipes (name)", f"PRAGMA user_version = {version}")
             before = self.path.read_bytes()
@@ -299,7 +342,7 @@ class MigrationTest(StoreFile):
     def test_a_file_of_version_1_keeps_all_that_it_has(self) -> None:
         self.make_version_1()
         store = self.store()
-        self.assertEqual(self.version(), 2)
+        self.assertEqual(self.version(), len(Store._STEPS))
         self.assertEqual(store.log_id, b"\x11" * 16)
         self.assertEqual(store.bounds(ROOM_KEY), (3, 5))
         self.assertEqual(store.read(ROOM_KEY, 0, 9), [b"three", b"four"])
@@ -348,7 +391,7 @@ class MigrationTest(StoreFile):
             self.refused("another chatserver.py has it")
             self.assertEqual(self.version(), 1)
         with contextlib.closing(Store(str(self.path), alone=False)):
-            self.assertEqual(self.version(), 2)
+            self.assertEqual(self.version(), len(Store._STEPS))
 
 
 class AccountsTest(StoreFile):
