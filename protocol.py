@@ -45,12 +45,12 @@ have the sender ``*``:
     BYE                      notices   the server is shutting down: wait, and join again
     OUT words...             notices   this client has lost its place, and why: do not come back
 
-Every line that a client has written comes back to it in one of these forms: PM and EX in the
-room, DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is
-away, or to a guest whose connection was lost: it is kept, and OK comes instead of a copy. OK and NO
-name the line; the others come in the order in which they were written, trimmed, and with the
-recipient's own spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on in
-the same session, but should join again, with the same instance, and prove the password.
+Every line that a client has written comes back to it in one of these forms: PM and EX in the room,
+DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is away,
+or to a guest whose connection was lost: it is kept, and OK comes instead of a copy. OK and NO name
+the line; the others come in the order in which they were written, trimmed, and with the recipient's
+own spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on
+in the same session, but should join again, with the same instance, and prove the password.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
 same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it. It has
