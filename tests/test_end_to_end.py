@@ -59,6 +59,8 @@ def of_sender(name: str, lines: Iterable[str]) -> list[str]:
 
 
 class RoomTest(ProgramsTest):
+    SOON: Final = 3.0  # two seconds, and one for a busy machine
+
     def assert_one_order(self, views: Mapping[str, list[str]]) -> None:
         """Any two members have seen what third ones said in the same order."""
         for (one, lines), (other, others) in combinations(views.items(), 2):
@@ -507,7 +509,7 @@ class Ends(RoomTest):
             alice.type(f"{number}")
             start = time.monotonic()
             listener.wait_for(*public("alice", f"{number}"))
-            self.assertLess(time.monotonic() - start, 2.0)
+            self.assertLess(time.monotonic() - start, self.SOON)
             self.leave(alice)
         self.assertEqual(talk(self.leave(listener)), public("alice", *"0123"))
 
@@ -673,7 +675,7 @@ class WithoutServer(RoomTest):
             terminal.type(ways[name])
         for name, terminal in terminals.items():
             status, attributes = terminal.status()
-            self.assertLess(time.monotonic() - start, 3.0, name)
+            self.assertLess(time.monotonic() - start, self.SOON, name)
             self.assertEqual((status, attributes), (1, terminal.attributes_before), name)
             lost = ["* may not have arrived: PM hello", "* not delivered: PM are you there?"]
             said = "chatclient.py: 1 line may not have arrived, and 1 line was not delivered"
