@@ -600,11 +600,10 @@ class Addresses(RoomTest):
             clients = {n: self.start_client(n, relay.port, keepalive=0.5) for n in names}
             for client in clients.values():
                 wait_until_joined(client)
-            for start in range(0, 60, 30):
+            for start in range(0, 60, 20):
                 for client in clients.values():
-                    client.type(*texts[start : start + 30])
-                for client, other in zip(clients.values(), reversed(names)):
-                    client.wait_for(*public(other, texts[start + 15]))
+                    client.type(*texts[start : start + 20])
+                clients["bob"].wait_for(*public("alice", texts[start]))
                 relay.rebind()  # when some lines are on their way
             for client, other in zip(clients.values(), reversed(names)):
                 client.wait_for(*public(other, texts[-1]))
