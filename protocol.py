@@ -22,8 +22,8 @@ monotonic seconds, and so are random bytes. A function whose name ends in ``_unt
 bytes from the network; it raises ``ProtocolError``'s subclasses and nothing else.
 
 
-Lines (UTF-8, at most 1,137 bytes)
-==================================
+Lines (UTF-8, 1 to 1,137 bytes)
+===============================
 A client writes into *lines*; the first word counts without regard to case:
 
     PM text          to everyone            DM username text    to one member
@@ -31,8 +31,9 @@ A client writes into *lines*; the first word counts without regard to case:
     REGISTER salt iterations verifier       makes the name an account, or changes its password
     anything else    to everyone; but send the explicit PM, or a text like "EX" is a command
 
-EX takes no words and ends the instance: nothing more is taken from it, the session answers for some
-10 s more, and who wants to come back needs a new instance.
+EX takes no words and ends the instance: once the server's cursor, or Terms' lines, has passed it,
+the client has left. Nothing more is taken from it, the session answers for some 10 s more, and who
+wants to come back needs a new instance.
 
 The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
 joined), ``EX [reason]`` (the sender left; the reason is the server's). In *inbox*: ``DM username
@@ -46,11 +47,12 @@ have the sender ``*``:
     OUT words...             notices   this client has lost its place, and why: do not come back
 
 Every line that a client has written comes back to it in one of these forms: PM and EX in the room,
-DM, OK or NO in its inbox, HERE for WHO. OK answers REGISTER, and a DM to an account that is away,
-or to a guest whose connection was lost: it is kept, and OK comes instead of a copy. OK and NO name
-the line; the others come in the order in which they were written, trimmed, and with the recipient's
-own spelling of the name. What the server's cursor has passed is on disk. Who has registered goes on
-in the same session, but should join again, with the same instance, and prove the password.
+DM, OK or NO in its inbox, HERE for WHO (if the session lasts: or else ask again). OK answers
+REGISTER, and a DM to an account that is away, or to a guest whose connection was lost: it is kept,
+and OK comes instead of a copy. OK and NO name the line; the others come in the order in which they
+were written, trimmed, and with the recipient's own spelling of the name. What the server's cursor
+has passed is on disk. Who has registered goes on in the same session, but should join again, with
+the same instance, and prove the password.
 
 A username is 1 to 32 ASCII letters, digits, ``_ - .``, begins with a letter or digit, and is the
 same in any letter case. A text has 1 to 1,000 bytes; the sender of a longer one splits it. It has
@@ -77,13 +79,17 @@ more than 1,200.
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
 The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
-a new try needs a new nonce and A. It repeats after 1 s, then after a third of the time that it has
-had no answer, 10 s at most, less up to a quarter at random, so that not all come back at once.
+a new try needs a new nonce and A. It repeats after a third of the time that it has had no answer,
+1 s at least and 10 s at most, less up to a quarter at random, so that not all come back at once. A
+COOKIE also answers a JOIN whose cookie is not good any more: send JOIN with the new one. A GONE for
+CHALLENGE's session answers a PROVE that is too late, or from another address: begin a new try.
+
 Nobody has proved that REFUSED and GONE are the server's: a REFUSED ends a first try to join, but
-neither ends a session. Who has one tries again, after a "login" not before 700 s, and joins again
-because of a GONE once a second at most. It does so beside the session, but from PROVE on takes
-nothing more in it, since PROVE tells the cursors; with WELCOME it is over. What comes in a session
-after BYE is no sign of life.
+neither ends a session. Who has one tries again after such a pause, after a "login" not before
+700 s, and joins again because of a GONE once a second at most. That is done beside the session.
+From PROVE on, which tells the cursors, and until the try is given up, nothing is sent or taken in
+the session; before that, an answer in it ends the try; and WELCOME ends the session. What comes in
+one after BYE is no sign of life.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
@@ -112,15 +118,16 @@ length, where | joins:
 Inside PROVE, ``Resume``, and inside WELCOME, ``Terms``, both JSON as above but without a type.
 Resume: log_id (empty at first), instance (a secret of 16 bytes, new for each start of the client,
 the same whenever it joins again), and its cursors room and inbox. Terms: log_id, known (false: this
-instance is new here, and lines sent earlier may or may not have arrived), and the cursors lines,
-room and inbox from which this session starts. Whoever is known, and by the log_id that it knows,
-goes on (from higher cursors than its own: older lines were pruned). Everybody else is a newcomer,
-whose old cursors are void, and for whom lines of the room below history_end are history, and lines
-of the inbox below kept_end are older than this instance: DMs that were kept for it, and what
-earlier ones were told about lines of theirs. room_key (32) is that of this server process, and rate
-is how many lines per second a client may write, after a burst of 3 seconds' worth (0: no limit).
-Only the latest instance of an account has a place in the room: an older one that joins again, or
-one that has left, is let in to hear OUT, and what of its lines had arrived.
+instance is new here, and lines sent earlier may or may not have arrived: tell the person, and do
+not send them again), and the cursors lines, room and inbox from which this session starts. Whoever
+is known, by the log_id that it knows and with no cursor below its own, goes on (from higher cursors
+than its own: older lines were pruned). Everybody else is a newcomer, whose old cursors are void,
+and for whom lines of the room below history_end are history, and lines of the inbox below kept_end
+are older than this instance: DMs that were kept for it, and what earlier ones were told about lines
+of theirs. room_key (32) is that of this server process, and rate is how many lines per second a
+client may write, after a burst of 3 seconds' worth (0: no limit; what comes faster waits). Only the
+latest instance of an account has a place in the room: an older one that joins again, or one that
+has left, is let in to hear OUT, and what of its lines had arrived.
 
 
 Session packets (big-endian)
@@ -133,7 +140,7 @@ twice. ``echo`` is the highest number it has received (0: none), and ``held`` sa
 milliseconds it has known it (65,535: longer than it can say), so that the other side can measure
 the network alone (RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server
 lines, 0, 0. Flag 1 asks for an answer (keepalive). A packet without parts is a mere acknowledgement
-and is not answered unless it asks.
+and is not answered unless it asks. One whose echo or cursors are beyond what was sent is dropped.
 
 A session outlives its client's address. When the newest packet of a client comes from a new one,
 the server sends there, and nowhere else, a packet that asks and has a number that nobody can guess,
@@ -153,13 +160,14 @@ A reader acknowledges within 0.2 s, at once when something is missing or was rep
 packets or a quarter of the log's window wait; each packet that it sends acknowledges. A writer
 keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
 no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
-(1 s at first, then RFC 6298's and 0.3 s), or when a number higher by three has been echoed and the
-cursor has not moved. What wants an answer is a packet with parts, until its number or a higher one
-has been echoed or the cursors have passed all that was sent, and one that asks, until its number or
-a higher one has been echoed; it is repeated like a late one. A client that has heard nothing for 20
-to 25 s asks, and one that has had no answer for 10 s joins again, beside the session, until one of
-the two works; a server that has heard nothing for 75 s writes the member out. A server that starts
-sends GONEs to those who were in, for 75 s or until they are back.
+(1 s at first, then RFC 6298's SRTT + 4 RTTVAR and 0.3 s more, doubled each time in vain, 8 s at
+most), or when a number higher by three has been echoed and the cursor has not moved. What wants an
+answer is a packet with parts, until its number or a higher one has been echoed or the cursors have
+passed all that was sent, and one that asks, until its number or a higher one has been echoed; it is
+repeated like a late one. A client that has heard nothing for 20 to 25 s asks, and one that has had
+no answer for 10 s joins again, beside the session, until one of the two works; a server that has
+heard nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in,
+for 75 s or until they are back.
 """
 
 from __future__ import annotations

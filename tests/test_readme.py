@@ -68,7 +68,7 @@ class ReadmeTest(unittest.TestCase):
         words = " ".join(protocol.__doc__.split())
         windows = protocol.WINDOW_LINES
         for told in (
-            f"at most {protocol.MAX_LINE:,} bytes",
+            f"1 to {protocol.MAX_LINE:,} bytes",
             f"no datagram has more than {protocol.MAX_DATAGRAM:,}",
             f"when {protocol.ACK_PACKETS} packets",
             f"at most {windows[LogId.LINES]} lines (of the room {windows[LogId.ROOM]})",
