@@ -1003,7 +1003,8 @@ class Server:
         self._handshakes = Waiting()
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
-        self._forget_at = self._prune_at = now
+        self._forget_at = now
+        self._prune_at = now if options.keep_days else inf
         self._listening_since = now  # nobody could be heard before
         self._due_at = now  # when the next turn should be
         # Members from before a restart are awaited, and told now and then that their sessions are
@@ -1077,9 +1078,11 @@ class Server:
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
-            self._forget_at = now + self._forget(unix)
+            self._forget_at = now + self._forget(self._store.forget, unix - INSTANCE_MEMORY)
         if now >= self._prune_at:
-            self._prune_at = now + self._prune(unix)
+            before = unix - self._options.keep_days * DAY
+            self._prune_at = now + self._forget(self._room.prune, before)
+            self._end_overtaken()
         self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
@@ -1168,30 +1171,21 @@ class Server:
         self._remind_at = inf if is_over else min(now + self._remind_pause, over_at)
         self._remind_pause *= 2
 
-    def _forget(self, unix: int) -> float:
-        """Instances that have been away for too long; returns in how many seconds to go on."""
+    def _forget(self, forget: Callable[[int], bool], before: int) -> float:
+        """Some of what is from before that Unix time; returns in how many seconds to go on."""
         try:
-            has_more = self._store.forget(unix - INSTANCE_MEMORY)
+            return PRUNE_PAUSE if forget(before) else FORGET_EVERY
         except StoreError as error:
             log.warning("%s: what is old stays in it for now", error)
             return FORGET_EVERY
-        return PRUNE_PAUSE if has_more else FORGET_EVERY
 
-    def _prune(self, unix: int) -> float:
-        """Lines that are older than the operator wants; the same."""
-        if not self._options.keep_days:
-            return inf
-        try:
-            has_more = self._room.prune(unix - self._options.keep_days * DAY)
-        except StoreError as error:
-            log.warning("%s: what is old stays in it for now", error)
-            return FORGET_EVERY
+    def _end_overtaken(self) -> None:
+        """Who has not read what was pruned can only come back to what there still is."""
         for session in list(self._sessions.values()):
             if session.channel.writers[LogId.ROOM].cursor < self._room.log.oldest:
                 if session.member.state is State.PRESENT:
                     self._room.leave(session.member, State.WRITTEN_OUT, "fell behind")
-                self._end(session)  # and can only come back to what there still is
-        return PRUNE_PAUSE if has_more else FORGET_EVERY
+                self._end(session)
 
     def commit(self) -> None:
         """Makes the turn last, then visible. StoreError: nothing is, and it is to be repeated."""

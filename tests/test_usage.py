@@ -170,6 +170,8 @@ class ServerUsage(OneLineTest):
                 ("0", "--rate", "1.5"): ("--rate", "'1.5' is not a number", "--help"),
                 ("0", "--max-users", "0"): ("--max-users", "'0' is not a number", "--help"),
                 ("0", "--db"): ("--db", "--help"),
+                ("0", "--db", ""): ("--db", "the name of the room file is empty", "--help"),
+                ("0", "--keep-days", "-1"): ("--keep-days", "--help"),
                 ("0", "--colour"): ("--colour", "--help"),
             },
         )
