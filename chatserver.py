@@ -410,8 +410,8 @@ class Store:
                 self._write_account(account)
             holders = [m for m in members if m.account and m.state is State.PRESENT]
             self._file.executemany(  # by the table's key, and only if another one had the place
-                "UPDATE accounts SET latest = ?1 WHERE folded = ?2 AND id = ?3 AND latest != ?1",
-                [(m.key, fold(m.name), m.account) for m in holders],
+                "UPDATE accounts SET latest = ? WHERE folded = ? AND id = ? AND latest != ?",
+                [(m.key, fold(m.name), m.account, m.key) for m in holders],
             )
         for each in logs:
             each.publish()
@@ -466,9 +466,9 @@ class Store:
         owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
         orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners}) LIMIT {ORPHANS_AT_ONCE}"
         with self._transaction():
-            newest = "SELECT key FROM instances ORDER BY state = ?3, since DESC LIMIT ?4"
-            old = f"since < ?2 OR key NOT IN ({newest})"
-            deletion = f"DELETE FROM instances WHERE state != ?1 AND ({old})"
+            newest = "SELECT key FROM instances ORDER BY state = ?, since DESC LIMIT ?"
+            old = f"since < ? OR key NOT IN ({newest})"
+            deletion = f"DELETE FROM instances WHERE state != ? AND ({old})"
             values = (State.PRESENT.value, before, State.LEFT.value, INSTANCES)
             self._file.execute(deletion, values)
             for table in ("lines", "logs"):  # in this order
