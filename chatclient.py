@@ -680,10 +680,12 @@ class Client:
         self.failure = self._say_all_lost() or self._complaint
         self.has_left = not self.failure  # only the goodbye is not acknowledged
 
-    def abandon(self) -> str:
-        """Ends without waiting for the server; what that means, in words."""
-        lost = self._say_all_lost()
-        return "ended before the server knew that you have left" + (lost and f", and {lost}")
+    def abandon(self) -> None:
+        """Does not wait for the server any longer, if it is in."""
+        if self.has_joined and not self.is_over:
+            lost = self._say_all_lost()
+            words = "ended before the server knew that you have left"
+            self.failure = f"{words}, and {lost}" if lost else words
 
     def _say_all_lost(self) -> str:
         taken, unknown, unsent = self._fates()
@@ -807,6 +809,8 @@ class Network(threading.Thread):
     def __init__(self, client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
         super().__init__(daemon=True)
         self.has_ended = False
+        self._end = threading.Lock()  # until then
+        self._end.acquire()
         self._turned_at = -inf
         self._route_at = -inf  # when to look again whether the way to the server is another one
         self._client = client
@@ -846,11 +850,21 @@ class Network(threading.Thread):
             self._client.leave(patience, time.monotonic())
         self._wake()
 
+    def abandon(self) -> None:
+        """Ends now, and says what is lost; to nobody, if nobody reads it."""
+        with self._lock:
+            self._client.abandon()
+        self._wake()
+        self.wait_until_stuck(self._timing.trouble)
+
     def wait_until_stuck(self, patience: float) -> None:
         """Until it has ended, or has not come round for so long: nobody reads what it prints."""
+        # Not by join: Python 3.11, interrupted in it, takes the thread for one that has ended.
         begun_at = time.monotonic()
-        while self.is_alive() and time.monotonic() < max(begun_at, self._turned_at) + patience:
-            self.join(INTERRUPT_PAUSE)
+        while self.ident and not self.has_ended:
+            if time.monotonic() >= max(begun_at, self._turned_at) + patience:
+                return
+            self._end.acquire(timeout=INTERRUPT_PAUSE)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it is being woken already
@@ -874,6 +888,7 @@ class Network(threading.Thread):
         finally:  # even a bug here must not leave the main thread waiting for ever
             self._udp.close()
             self.has_ended = True
+            self._end.release()
             while self._is_main_reading:
                 self._interrupt_main()
                 time.sleep(INTERRUPT_PAUSE)
@@ -1154,13 +1169,14 @@ def _run(
         if not network.has_ended:
             patience = timing.leave_patience if screen.is_terminal else timing.deliver_patience
             network.leave(patience)
-        network.join()
+        network.wait_until_stuck(inf)
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
             if screen.is_terminal:
                 print()  # ends the row of the prompt
             network.leave(timing.leave_patience)
             network.wait_until_stuck(timing.leave_patience + 1)
+        network.abandon()
 
 
 def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
@@ -1184,14 +1200,10 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
 
 def report(client: Client) -> int:
     """Says what has failed; returns the exit status."""
-    failure = client.failure
-    if not failure and client.has_joined and not client.has_left:
-        failure = client.abandon()
-        with contextlib.suppress(OSError):  # nobody may read it
-            print(*client.shown, sep="\n", flush=True)
-    if failure:
-        print(f"chatclient.py: {failure}", file=sys.stderr)
-    return 1 if failure else 0
+    client.abandon()
+    if client.failure:
+        print(f"chatclient.py: {client.failure}", file=sys.stderr)
+    return 1 if client.failure else 0
 
 
 if __name__ == "__main__":

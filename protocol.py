@@ -1289,7 +1289,7 @@ class Channel:
                 self._progress_at = now
                 passed += writer.acknowledge(cursor)
         self.window.acknowledge(passed, in_flight)
-        if passed and not self._in_flight():  # a repetition that is still on its way is moot
+        if 0 < passed == in_flight:  # a repetition that is still on its way is moot
             self._unanswered.clear()
 
     def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:

@@ -414,6 +414,14 @@ class TerminalProgram:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def press_until_it_ends(self, key: str) -> None:
+        """Now and then, like somebody who does not like to wait."""
+        for _ in range(20):
+            self.type(key)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE / 60)
+                return
+
     @property
     def rows(self) -> list[str]:
         """The rows down to the cursor's, with ``[HH:MM]`` for every time."""

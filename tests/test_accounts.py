@@ -1123,6 +1123,19 @@ class OperatorTest(AccountsTest):
             self.assertIn("nobody here is called alice", bob.texts()[-1])
             self.assertEqual(marked(alice), [])
 
+    def test_what_is_kept_for_an_owner_outlives_what_is_said_to_everybody(self) -> None:
+        with world(options=replace(OPTIONS, keep_days=30)) as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            bob.say("#public", "DM alice #private")
+            w.run(1)
+            w.server.epoch += 365 * 24 * 3600
+            w.run(FORGET_EVERY)
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            self.assertEqual(kept(alice), ["bob -> you: #private"])
+            self.assertNotIn("#public", " ".join(alice.texts()))
+
     def test_a_guests_registration_does_not_take_what_the_operator_has_just_added(self) -> None:
         """The operator's program commits while the server is in the middle of a turn."""
         with world() as w:

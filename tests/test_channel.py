@@ -876,12 +876,12 @@ class Keepalive(ScriptTest):
         end = client(keepalive=20)
         self.assertEqual(end.channel.unanswered_since, inf)
         end.write(1, SHORT)
-        end.write(2, SHORT)
-        end.hear(3)  # no answer to these
+        end.write(1.5, SHORT)
+        end.hear(1.6)  # no answer to these
         self.assertEqual(end.channel.unanswered_since, 1)
-        end.hear(4, echo=1, cursor=1)
-        self.assertEqual(end.channel.unanswered_since, 2)
-        end.hear(5, echo=2, cursor=2)
+        end.hear(1.7, echo=1, cursor=1)
+        self.assertEqual(end.channel.unanswered_since, 1.5)
+        end.hear(1.8, echo=2, cursor=2)
         self.assertEqual(end.channel.unanswered_since, inf)
 
     def test_a_repetition_that_is_lost_leaves_nothing_unanswered(self) -> None:

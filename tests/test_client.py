@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import unittest
-from functools import partial
+from dataclasses import replace
 from math import inf
 from random import Random
 from unittest import mock
@@ -27,7 +27,7 @@ from chatclient import (
     _credentials,
     rows_of,
 )
-from protocol import TIMING, Public
+from protocol import TIMING, Public, Timing
 
 
 class RowsTest(unittest.TestCase):
@@ -87,9 +87,9 @@ class CredentialsTest(unittest.TestCase):
 
 
 class NetworkTest(unittest.TestCase):
-    def network(self, client: Client) -> Network:
+    def network(self, client: Client, timing: Timing = TIMING) -> Network:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        network = Network(client, udp, Screen(), TIMING)
+        network = Network(client, udp, Screen(), timing)
         self.addCleanup(signal.set_wakeup_fd, -1)
         for end in (udp, network._wakeup, network._alarm):
             self.addCleanup(end.close)
@@ -100,12 +100,24 @@ class NetworkTest(unittest.TestCase):
 
     def test_a_thread_that_had_nothing_to_do_is_not_stuck(self) -> None:
         network = self.network(self.client())
-        finished = threading.Event()
-        self.enterContext(mock.patch.object(network, "run", partial(finished.wait, 0.3)))
+
+        def turn() -> bool:
+            time.sleep(0.3)
+            return True
+
+        self.enterContext(mock.patch.object(network, "_turn", turn))
         network._turned_at = time.monotonic() - 60
         network.start()
         network.wait_until_stuck(10)
+        self.assertTrue(network.has_ended)
+        network.join(10)
         self.assertFalse(network.is_alive())
+
+    def test_a_thread_that_was_never_started_is_not_waited_for(self) -> None:
+        network = self.network(self.client())
+        start = time.monotonic()
+        network.wait_until_stuck(10)
+        self.assertLess(time.monotonic() - start, 5)
 
     def test_a_thread_that_does_not_come_round_is_not_waited_for(self) -> None:
         network = self.network(self.client())
@@ -149,6 +161,26 @@ class NetworkTest(unittest.TestCase):
         network._turn()
         self.assertIs(network._udp, udp)  # as long as it is the right one
         self.assertEqual(client.ask.call_count, 1)
+        network._udp.close()
+
+    @unittest.skipUnless(sys.platform == "linux", "needs addresses like 127.0.0.5")
+    def test_it_looks_for_its_address_again_and_again_though_nothing_happens(self) -> None:
+        server = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        server.bind(("127.0.0.1", 0))
+        network = self.network(self.client(), replace(TIMING, route=0.05))
+        network._client = client = mock.Mock(is_over=False, shown=[])
+        client.datagrams.return_value = []
+        client.deadline.return_value = inf
+        hang = threading.Timer(10, network._wake)
+        hang.start()
+        self.addCleanup(hang.cancel)
+        for turn in range(3):
+            network._udp.close()
+            network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
+            network._turn()  # waits until it is time to look again
+            self.assertEqual(network._udp.getsockname()[0], "127.0.0.1")
+            self.assertEqual(client.ask.call_count, turn + 1)
+        self.assertTrue(hang.is_alive(), "it was woken")
         network._udp.close()
 
     def test_a_datagram_that_cannot_leave_is_a_reason_to_look_for_the_way(self) -> None:

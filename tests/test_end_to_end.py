@@ -444,6 +444,18 @@ class Ends(RoomTest):
         self.end(bob)
         alice.wait_for("[HH:MM] * bob left")
 
+    def test_sigint_at_the_end_of_the_input_still_delivers_what_can_be(self) -> None:
+        server = self.start_server("--rate", "20")
+        alice, bob = self.join(server.port, "alice", "bob")
+        texts = [f"line {n}" for n in range(80)]  # a second more than the rate lets through at once
+        bob.type(*texts)
+        bob.end_input()
+        alice.wait_for(*public("bob", "line 0"))
+        bob.send_signal(signal.SIGINT)
+        self.end(bob)
+        alice.wait_for("[HH:MM] * bob left")
+        self.assertEqual(of_sender("bob", self.leave(alice)), public("bob", *texts))
+
     def test_a_server_that_is_killed_loses_and_doubles_nothing(self) -> None:
         port = free_port()
         names = ("alice", "bob", "carol")
@@ -574,6 +586,23 @@ class Ends(RoomTest):
         with closing(sqlite3.connect(self.db)) as file:
             self.assertEqual(file.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
 
+    def test_a_server_that_ends_while_it_cannot_write_says_so_and_loses_nothing(self) -> None:
+        port = free_port()
+        server = self.start_server(port=port, store_pause=0.2)
+        alice, bob = self.join(port, "alice", "bob")
+        with closing(sqlite3.connect(self.db, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            alice.type("held back")
+            server.wait_for_complaint("the room file cannot be written")
+            server.send_signal(signal.SIGTERM)
+            self.assertEqual(server.status(), 0)
+            self.assertIn(
+                "what was not acknowledged is still with its sender", server.complaints[-1]
+            )
+        self.start_server(port=port)
+        bob.wait_for(*public("alice", "held back"))
+        self.leave(alice)
+
     def test_nothing_is_said_before_it_is_on_disk(self) -> None:
         server = self.start_server(store_pause=0.2)
         alice, bob = self.join(server.port, "alice", "bob")
@@ -682,6 +711,26 @@ class WithoutServer(RoomTest):
             for line in (*lost, said):
                 self.assertIn(line, shown, name)
             self.assertNotIn("Traceback", shown, name)
+
+    def test_who_presses_ctrl_c_again_does_not_wait_and_is_told_what_was_lost(self) -> None:
+        server = self.start_server()
+        arguments = [LOCALHOST, "0", "bob", "--server-port", str(server.port)]
+        bob = TerminalProgram(
+            command("chatclient", arguments, {"leave_patience": 60}), self.folder, 12, 80
+        )
+        self.addCleanup(bob.stop)
+        bob.wait_for(">", cursor=2)
+        server.stop()
+        bob.type("hello\r")
+        bob.wait_for("> hello", ">", cursor=2)
+        bob.press_until_it_ends("\x03")
+        status, attributes = bob.status()
+        self.assertEqual((status, attributes), (1, bob.attributes_before))
+        said = "and 1 line may not have arrived"
+        bob.wait_until(lambda: said in "".join(bob.rows), said)
+        shown = "".join(bob.rows)
+        self.assertEqual(shown.count("* may not have arrived: PM hello"), 1, bob.rows)
+        self.assertNotIn("Traceback", shown)
 
 
 @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")

@@ -1271,17 +1271,24 @@ class LeavingTest(unittest.TestCase):
         with world() as w:
             (alice,) = w.joined("alice")
             w.run(1)
-            self.assertEqual(
-                alice.client.abandon(), "ended before the server knew that you have left"
-            )
             w.server.kill()
             alice.say("#sent")
             w.run(1)
             alice.client.say(protocol.Public("#typed"), w.network.now)
+            alice.client.abandon()
             words = "1 line may not have arrived, and 1 line was not delivered"
-            self.assertTrue(alice.client.abandon().endswith(f", and {words}"))
+            words = f"ended before the server knew that you have left, and {words}"
+            self.assertEqual(alice.client.failure, words)
             lost = ["* may not have arrived: PM #sent", "* not delivered: PM #typed"]
             self.assertEqual(alice.client.shown, lost)
+
+    def test_who_does_not_wait_though_nothing_was_lost_is_told_that(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            alice.client.abandon()
+            words = "ended before the server knew that you have left"
+            self.assertEqual((alice.client.failure, alice.client.shown), (words, []))
 
     def test_what_could_not_be_delivered_is_said(self) -> None:
         with world() as w:
