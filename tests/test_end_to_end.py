@@ -448,9 +448,10 @@ class Ends(RoomTest):
         server = self.start_server("--rate", "20")
         alice, bob = self.join(server.port, "alice", "bob")
         texts = [f"line {n}" for n in range(80)]  # a second more than the rate lets through at once
-        bob.type(*texts)
-        bob.end_input()
-        alice.wait_for(*public("bob", "line 0"))
+        bob.type(*texts, "HELP")
+        bob.wait_until(lambda: any("EX  " in line for line in bob.shown), "the answer to HELP")
+        bob.end_input()  # all before that has been read
+        alice.wait_for(*public("bob", "line 61"))
         bob.send_signal(signal.SIGINT)
         self.end(bob)
         alice.wait_for("[HH:MM] * bob left")
