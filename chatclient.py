@@ -20,22 +20,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import enum
 import errno
 import functools
 import getpass
 import io
+import itertools
 import os
+import re
 import select
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
 import unicodedata
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from types import ModuleType
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, assert_never
@@ -43,11 +46,17 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, assert_never
 import protocol
 from protocol import TIMING, VERSION, LogId, ProtocolError, Refusal, Timing, fold
 
+# Windows has neither; its console edits lines by itself.
 readline: ModuleType | None
 try:
     import readline
-except ImportError:  # Windows: its console edits lines by itself
+except ImportError:
     readline = None
+curses: ModuleType | None
+try:
+    import curses
+except ImportError:
+    curses = None
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
 T = TypeVar("T")
@@ -58,13 +67,28 @@ HELP: Final = (  # narrow enough for a small screen
     "PM, DM        alone, they ask",
     "WHO           who is here",
     "EX            leave (Ctrl-D too)",
+    "Tab, Up       complete, repeat",
 )
+COMMANDS: Final = ("DM ", "PM ", "WHO", "HELP", "EX")
+# What ends the client properly.
+LEAVING: Final = {getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)}
 PASSWORD_TRIES: Final = 3
 INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
+YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
+RECENT_ROWS: Final = 200  # more than any screen has
+# What a terminal has to understand: go up, delete and insert rows, clear below, save and restore
+# the cursor (terminfo(5)'s names).
+CAPABILITIES: Final = ("cuu1", "dl1", "il1", "ed", "sc", "rc")
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
+EXAMPLES: Final = """examples:
+  python chatclient.py 127.0.0.1 7890 alice
+  python chatclient.py 192.168.1.5 0 bob --server-port 4242
+  python chatclient.py 127.0.0.1 7890 alice --register
+  make 2>&1 | python chatclient.py 127.0.0.1 0 buildbot
+"""
 
 # -------------------------------------------------------------------------------------- joining
 
@@ -175,6 +199,38 @@ class Attempt:
         self._ask(prove, now)
 
 
+# ------------------------------------------------------------------------------- what is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text, said to everyone or to one member."""
+
+    unix: int | None  # seconds; None: it has not come back yet
+    sender: str
+    to: str  # "": everyone
+    text: str
+    is_own: bool = False  # this client has sent it
+    label: str = ""  # "earlier", "kept"; of one that has not come back: "not delivered yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Words of the server and the client, or what became of a member."""
+
+    words: str
+    unix: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What is not delivered yet, in words: for a screen that does not show what is waiting."""
+
+    words: str
+
+
+Shown: TypeAlias = Said | Note | Late
+
 # ------------------------------------------------------------------------------------ the client
 
 
@@ -194,11 +250,96 @@ class Session:
         return self.channel.writers[LogId.LINES].cursor
 
 
+class Delivery:
+    """What was said, until it has come back.
+
+    queue -> (at the agreed rate) outbox -> the server's cursor -> shown to everybody
+    """
+
+    def __init__(self, now: float) -> None:
+        self.queue: deque[protocol.Message] = deque()
+        self.outbox = protocol.Log()
+        self.pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
+        self.bucket = protocol.Bucket(0, 0)
+        self.exit: int | None = None  # the number of our EX
+        self.progress_at = now  # when something was last delivered, or began to wait
+        self.is_late = False
+
+    def progress(self, now: float) -> None:
+        self.progress_at, self.is_late = now, False
+
+    def waiting(self) -> Iterator[tuple[float, protocol.Message]]:
+        """In order, and with their numbers; inf: none yet. Nobody waits for WHO."""
+        lines: list[tuple[float, protocol.Message]] = [*self.pending.items()]
+        lines += [(inf, message) for message in self.queue]
+        return ((n, message) for n, message in lines if not isinstance(message, protocol.Who))
+
+    def say(self, message: protocol.Message, now: float) -> None:
+        if not self.queue and not self.pending:
+            self.progress(now)
+        self.queue.append(message)
+
+    def number(self, now: float) -> None:
+        """Writes as much as the rate allows into the outbox."""
+        while self.queue and self.bucket.ready_at() <= now:
+            self.bucket.take(now)
+            message = self.queue.popleft()
+            self.pending[self._write(message)] = message
+
+    def write_exit(self) -> None:
+        """The last line of all, once all others have come back."""
+        if self.exit is None and not self.queue and not self.pending:
+            self.exit = self._write(protocol.Exit())
+
+    def _write(self, message: protocol.Message) -> int:
+        return self.outbox.append(protocol.format_message(message).encode())
+
+    def settle(self, message: protocol.Message, delivered: int, now: float) -> bool:
+        """Whether this is a line of ours that has come back: it is where everybody sees it. The
+        name alone would not tell, since while we were away it may have had another owner."""
+        as_line = fold(protocol.format_message(message))
+        for number, pending in self.pending.items():
+            if number < delivered and fold(protocol.format_message(pending)) == as_line:
+                self.answered(number, now)
+                return True
+        return False
+
+    def answered(self, number: int, now: float) -> protocol.Message | None:
+        """Line ``number``, of which the server has told what became of it."""
+        self.progress(now)
+        return self.pending.pop(number, None)
+
+    def asked(self) -> list[int]:
+        """The numbers of the WHOs that have no answer yet."""
+        return [n for n, message in self.pending.items() if isinstance(message, protocol.Who)]
+
+    def ask_again(self, delivered: int) -> None:
+        """The answers to WHO that were on their way have gone with their session."""
+        for number in reversed(self.asked()):
+            if number < delivered:
+                self.queue.appendleft(self.pending.pop(number))
+
+    def renumber(self, start: int) -> list[protocol.Message]:
+        """The server does not know this instance: to send again might say things twice. Returns
+        what may not have arrived."""
+        lost: list[protocol.Message] = []
+        for message in self.pending.values():
+            if isinstance(message, protocol.Who | protocol.Register):  # can be asked twice
+                self.queue.appendleft(message)
+            else:
+                lost.append(message)
+        self.pending.clear()
+        self.outbox = protocol.Log(start)
+        self.exit = None
+        return lost
+
+
 class Client:
     """One member, from the first HELLO to the acknowledged EX.
 
     ``receive_untrusted`` and ``port_closed`` say what came from the socket; ``datagrams`` is what
-    is due now, and ``deadline`` when next; ``shown`` collects the lines for the screen.
+    is due now, and ``deadline`` when next; ``shown`` collects the lines for the screen, and
+    ``waiting`` is what has been said and has not come back yet.
     """
 
     def __init__(
@@ -211,7 +352,7 @@ class Client:
         now: float,
     ) -> None:
         self.username = username
-        self.shown: list[str] = []
+        self.shown: list[Shown] = []
         self.failure: str | None = None  # why the program has to end with status 1
         self.wants_password = False  # and that this could mend it: see log_in
         self.has_left = False
@@ -223,19 +364,15 @@ class Client:
         self._log_id = b""
         self._session: Session | None = None
         self._old_ends: dict[LogId, int] = {}  # lines below are older than this instance
-        self._roster: list[str] = []
+        self._roster: list[str] = []  # as much of the answer to WHO as has come
+        self._present: dict[str, str] = {}  # as spelled, by folded name; who spoke last is last
 
-        # Delivery: queue -> (at the agreed rate) outbox -> the server's cursor -> shown again
-        self._queue: deque[protocol.Message] = deque([protocol.Who()])
+        self._delivery = Delivery(now)
         if credentials.registration:
-            self._queue.appendleft(credentials.registration)
+            self._delivery.say(credentials.registration, now)
+        self._delivery.say(protocol.Who(), now)
         self._complaint: str | None = None  # what went wrong, though we can leave properly
-        self._outbox = protocol.Log()
-        self._pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
-        self._bucket = protocol.Bucket(0, 0)
         self._patience = inf
-        self._progress_at = now
-        self._exit: int | None = None  # the number of our EX
 
         # Joining, and joining again
         self._attempt: Attempt | None = self._new_attempt(now)
@@ -261,16 +398,15 @@ class Client:
 
     def say(self, message: protocol.Message, now: float) -> None:
         """Will be delivered, and in this order."""
-        self._queue.append(message)
-        self._progress_at = now
+        self._delivery.say(message, now)
         if self._has_said_trouble and len(self.undelivered()) <= SHOWN_PENDING:
-            self._tell(f"not delivered yet: {_in_words(message)}")
+            self.shown.append(Late(_in_words(message)))
 
     def leave(self, patience: float, now: float) -> None:
         """Delivers what there is, then EX; gives up after ``patience`` seconds without any
         progress. Who has begun to leave says nothing more, and can only lose patience."""
         self._patience = min(self._patience, patience)
-        self._progress_at = now
+        self._delivery.progress_at = now
         if not self.has_joined:
             self.has_left = True
 
@@ -322,8 +458,8 @@ class Client:
             if session.is_login or self._credentials.password is None:
                 self._attempt = None  # no reason to join again
         if session.delivered > delivered:
-            self._progress_at = now
-            self._outbox.drop(session.delivered)
+            self._delivery.progress(now)
+            self._delivery.outbox.drop(session.delivered)
         for log, reader in session.channel.readers.items():
             while reader.is_ready:
                 number, raw = reader.take()
@@ -354,35 +490,32 @@ class Client:
 
     def _show_old(self, relayed: protocol.Relayed) -> None:
         """History, and what was kept; answers are to lines of an earlier instance."""
-        when, sender = time.localtime(relayed.unix), relayed.sender
+        unix, sender = relayed.unix, relayed.sender
         match relayed.event:
             case protocol.Public(text):
-                self._tell(f"earlier: {time.strftime('[%H:%M]', when)} {sender}: {text}")
+                self._note_speaker(sender)
+                self.shown.append(Said(unix, sender, "", text, label="earlier"))
             case protocol.Direct(to, text) if fold(to) == fold(self.username):
-                dated = time.strftime("[%Y-%m-%d %H:%M]", when)
-                self._tell(f"kept: {dated} {sender} -> you: {text}")
+                self.shown.append(Said(unix, sender, to, text, label="kept"))
 
     def _take(self, relayed: protocol.Relayed, now: float) -> None:
-        at, sender = time.strftime("[%H:%M]", time.localtime(relayed.unix)), relayed.sender
+        unix, sender = relayed.unix, relayed.sender
         has_our_name = fold(sender) == fold(self.username)
         match relayed.event:
             case protocol.Public(text) as message:
-                if not (has_our_name and self._settle(message, now)):
-                    self.shown.append(f"{at} {sender}: {text}")
+                is_own = has_our_name and self._settle(message, now)
+                self._note_speaker(sender)
+                self.shown.append(Said(unix, sender, "", text, is_own))
             case protocol.Direct(to, text) as message:
                 if has_our_name:
                     self._settle(message, now)
-                if fold(to) == fold(self.username):
-                    self.shown.append(f"{at} {sender} -> you: {text}")
+                is_own = fold(to) != fold(self.username)
+                self._note_speaker(to if is_own else sender)
+                self.shown.append(Said(unix, sender, to, text, is_own))
             case protocol.Accepted(accepted, words):
-                self._tell(words)
-                self._progress_at = now
-                if isinstance(self._pending.pop(accepted, None), protocol.Register):
-                    self._credentials.adopt_new()
-                    self._join_again(now)  # from now on as the name's owner
+                self._accepted(self._delivery.answered(accepted, now), words, unix, now)
             case protocol.Declined(refused, words):
-                self._show_refusal(self._pending.pop(refused, None), words, now)
-                self._progress_at = now
+                self._declined(self._delivery.answered(refused, now), words, now)
             case protocol.Roster(more, names):
                 self._roster += names
                 if not more:
@@ -394,23 +527,27 @@ class Client:
             case protocol.Joined() | protocol.Exit() if has_our_name:
                 pass
             case protocol.Joined():
-                self.shown.append(f"{at} * {sender} joined")
+                self._present.setdefault(fold(sender), sender)
+                self.shown.append(Note(f"{sender} joined", unix))
             case protocol.Exit(reason):
-                self.shown.append(f"{at} * {sender} left" + (f" ({reason})" if reason else ""))
+                self._present.pop(fold(sender), None)
+                words = f"{sender} left" + (f" ({reason})" if reason else "")
+                self.shown.append(Note(words, unix))
             case _:
                 assert_never(relayed.event)
 
     def _settle(self, message: protocol.Message, now: float) -> bool:
-        """Whether this is a line of ours that has come back: it is where everybody sees it. The
-        name alone would not tell, since while we were away it may have had another owner."""
-        as_line = fold(protocol.format_message(message))
-        taken = self._session.delivered if self._session else 0
-        for number, pending in self._pending.items():
-            if number < taken and fold(protocol.format_message(pending)) == as_line:
-                del self._pending[number]
-                self._progress_at = now
-                return True
-        return False
+        delivered = self._session.delivered if self._session else 0
+        return self._delivery.settle(message, delivered, now)
+
+    def _note_speaker(self, name: str) -> None:
+        self._present.pop(fold(name), None)
+        self._present[fold(name)] = name
+
+    @property
+    def others(self) -> list[str]:
+        """Who else is here; whom we have talked with last comes first."""
+        return [name for key, name in reversed(self._present.items()) if key != fold(self.username)]
 
     def _expelled(self, words: str) -> None:
         """What the server has not taken by now, it never will."""
@@ -418,7 +555,18 @@ class Client:
         lost = self._say_lost(taken, unknown + unsent)
         self.failure = f"{words}, and {lost}" if lost else words
 
-    def _show_refusal(self, message: protocol.Message | None, words: str, now: float) -> None:
+    def _accepted(
+        self, message: protocol.Message | None, words: str, unix: int, now: float
+    ) -> None:
+        match message:
+            case protocol.Register():
+                self._credentials.adopt_new()
+                self._join_again(now)  # from now on as the name's owner
+            case protocol.Direct(to, text):
+                self.shown.append(Said(unix, self.username, to, text, is_own=True))
+        self._tell(words)
+
+    def _declined(self, message: protocol.Message | None, words: str, now: float) -> None:
         if isinstance(message, protocol.Register):  # nobody becomes a guest without a word
             self._complaint = f"not registered: {words}"
             self.leave(self._timing.leave_patience, now)
@@ -430,12 +578,11 @@ class Client:
 
     def _show_roster(self) -> None:
         self._tell(f"here: {', '.join(self._roster)}")
+        names = {fold(name): name for name in self._roster}
+        spoken = [key for key in self._present if key in names]
+        self._present = names | {key: names[key] for key in spoken}
         self._roster = []
-        self._pending.pop(min(self._asked(), default=-1), None)
-
-    def _asked(self) -> list[int]:
-        """The numbers of the WHOs that have no answer yet."""
-        return [n for n, message in self._pending.items() if isinstance(message, protocol.Who)]
+        self._delivery.pending.pop(min(self._delivery.asked(), default=-1), None)
 
     # -- joining and joining again
 
@@ -511,19 +658,19 @@ class Client:
     def _welcomed(self, terms: protocol.Terms, attempt: Attempt, now: float) -> None:
         resume = self._resume()
         is_resumed = terms.known and terms.log_id == self._log_id and terms.room >= resume.room
-        if not is_resumed or not self._outbox.start <= terms.lines <= self._outbox.end:
+        outbox = self._delivery.outbox
+        if not is_resumed or not outbox.start <= terms.lines <= outbox.end:
             # The server knows nothing of what we have read and written, or had another file.
             self._old_ends = {LogId.ROOM: terms.history_end, LogId.INBOX: terms.kept_end}
-            self._drop_numbered(terms)
+            for message in self._delivery.renumber(terms.lines):
+                self._tell(f"may not have arrived: {_in_words(message)}")
         if terms.log_id == self._log_id and terms.room > resume.room:
             self._tell(f"{_lines(terms.room - resume.room, 'is', 'are')} missing here")
-        self._outbox.drop(terms.lines)
+        self._delivery.outbox.drop(terms.lines)
+        self._delivery.ask_again(terms.lines)
+        self._delivery.bucket = protocol.Bucket(terms.rate, terms.rate * protocol.BURST_SECONDS)
         self._log_id = terms.log_id
         self._roster = []
-        for number in reversed(self._asked()):
-            if number < terms.lines:  # the answer went with the old session: asks again
-                self._queue.appendleft(self._pending.pop(number))
-        self._bucket = protocol.Bucket(terms.rate, terms.rate * protocol.BURST_SECONDS)
         if not self.has_joined and attempt.is_login:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
@@ -545,17 +692,6 @@ class Client:
         prove, keys = attempt.proven
         return Session(prove.session, attempt.is_login, keys, blocks, channel)
 
-    def _drop_numbered(self, terms: protocol.Terms) -> None:
-        """The server does not know this instance: to send again might say things twice."""
-        for message in self._pending.values():
-            if isinstance(message, protocol.Who | protocol.Register):  # can be asked twice
-                self._queue.appendleft(message)
-            else:
-                self._tell(f"may not have arrived: {_in_words(message)}")
-        self._pending.clear()
-        self._outbox = protocol.Log(terms.lines)
-        self._exit = None
-
     def _say_trouble(self, words: str) -> None:
         """Says it once, and what is pending; what is typed from now on waits for its end."""
         if self._has_said_trouble:
@@ -563,10 +699,9 @@ class Client:
         self._has_said_trouble = True
         self._tell(words)
         late = self.undelivered()
-        for message in late[:SHOWN_PENDING]:
-            self._tell(f"not delivered yet: {_in_words(message)}")
+        self.shown += [Late(_in_words(message)) for message in late[:SHOWN_PENDING]]
         if more := len(late[SHOWN_PENDING:]):
-            self._tell(f"not delivered yet: {more} more")
+            self.shown.append(Late(f"{more} more"))
 
     def _end_trouble(self) -> None:
         self._is_in_doubt = False
@@ -575,7 +710,7 @@ class Client:
             self._has_said_trouble = False
 
     def _tell(self, words: str) -> None:
-        self.shown.append(f"* {words}")
+        self.shown.append(Note(words))
 
     # -- what is due
 
@@ -594,7 +729,7 @@ class Client:
             session = self._session
             if self.is_over:  # the last packet: what we have read must not be sent again
                 session.channel.acknowledge(now)
-            for packet in session.channel.packets(now, {LogId.LINES: self._outbox}):
+            for packet in session.channel.packets(now, {LogId.LINES: self._delivery.outbox}):
                 out.append(
                     protocol.seal_packet(packet, session.id, session.keys.client, session.blocks)
                 )
@@ -614,8 +749,11 @@ class Client:
         is_unexplained = self._is_in_doubt or (not self.has_joined and self._closed_since == inf)
         if is_unexplained and not self._has_said_trouble:
             yield self._trying_since + timing.trouble, self._mention_trouble
-        yield self._progress_at + self._patience, self._give_up
-        if self._is_in_doubt and self._exit is not None:  # only the goodbye is not acknowledged
+        delivery = self._delivery
+        if not delivery.is_late and (delivery.queue or delivery.pending):
+            yield delivery.progress_at + timing.late, self._grow_late
+        yield delivery.progress_at + self._patience, self._give_up
+        if self._is_in_doubt and delivery.exit is not None:  # only the goodbye is not acknowledged
             yield self._trying_since + timing.leave_patience, self._give_up
 
     def _fail_closed(self, now: float) -> None:
@@ -626,6 +764,9 @@ class Client:
             f"no answer from {self._server}: is the address right, and does every firewall on "
             "the way let UDP through?"
         )
+
+    def _grow_late(self, now: float) -> None:
+        self._delivery.is_late = True
 
     def _lose_session(self, now: float) -> None:
         self._is_in_doubt = True
@@ -639,21 +780,31 @@ class Client:
         self._say_trouble(words)
 
     def _write(self, session: Session, now: float) -> None:
-        """Numbers what the rate allows; the last line is EX, once all others have come back."""
-        while self._queue and self._bucket.ready_at() <= now and not self._has_said_trouble:
-            self._bucket.take(now)
-            message = self._queue.popleft()
-            number = self._outbox.append(protocol.format_message(message).encode())
-            self._pending[number] = message
-        if self.is_leaving and self._exit is None and not self._queue and not self._pending:
-            self._exit = self._outbox.append(protocol.format_message(protocol.Exit()).encode())
-        if self._exit is not None and session.delivered > self._exit:
+        """What is typed in trouble waits for its end, so that its fate is known."""
+        if not self._has_said_trouble:
+            self._delivery.number(now)
+        if self.is_leaving:
+            self._delivery.write_exit()
+        if self._delivery.exit is not None and session.delivered > self._delivery.exit:
             self.has_left, self.failure = True, self._complaint
 
     @property
     def backlog(self) -> int:
         """How many lines wait to be sent or acknowledged."""
-        return len(self._queue) + len(self._outbox.lines)
+        return len(self._delivery.queue) + len(self._delivery.outbox.lines)
+
+    def waiting(self) -> list[Said]:
+        """What was said and has not come back, in order."""
+        is_late = self._delivery.is_late or self._has_said_trouble
+        label = "not delivered yet" if is_late else ""
+        waiting = []
+        for _, message in self._delivery.waiting() if not self.is_over else ():
+            match message:
+                case protocol.Public(text):
+                    waiting.append(Said(None, self.username, "", text, True, label))
+                case protocol.Direct(to, text):
+                    waiting.append(Said(None, self.username, to, text, True, label))
+        return waiting
 
     def undelivered(self) -> list[protocol.Message]:
         """What was said and is not known to be on the server's disk, in order."""
@@ -667,9 +818,7 @@ class Client:
         if self._session:
             writer = self._session.channel.writers[LogId.LINES]
             taken, sent = writer.cursor, writer.next
-        lines: list[tuple[float, protocol.Message]] = [*self._pending.items()]
-        lines += [(inf, message) for message in self._queue]
-        lines = [(number, m) for number, m in lines if not isinstance(m, protocol.Who)]
+        lines = list(self._delivery.waiting())
         return (
             [m for number, m in lines if number < taken and not isinstance(m, protocol.Public)],
             [m for number, m in lines if taken <= number < sent],
@@ -696,7 +845,7 @@ class Client:
         for message in unknown:
             self._tell(f"may not have arrived: {_in_words(message)}")
         for message in lost:
-            self._tell(f"not delivered: {_in_words(message)}")
+            self._tell(f"failed: {_in_words(message)}")
         counts = []
         if unknown:
             counts.append(_lines(len(unknown), "may not have arrived", "may not have arrived"))
@@ -711,8 +860,8 @@ class Client:
             times.append(self._attempt.send_at)
         if self._session and not (self._attempt and self._attempt.proven):
             times.append(self._session.channel.deadline())
-        if self._session and self._queue and not self._has_said_trouble:
-            times.append(self._bucket.ready_at())
+        if self._session and self._delivery.queue and not self._has_said_trouble:
+            times.append(self._delivery.bucket.ready_at())
         return min(times)
 
 
@@ -725,79 +874,430 @@ def _in_words(message: protocol.Message) -> str:
     return "the registration" if is_registration else protocol.format_message(message)
 
 
-# ------------------------------------------------------------------------------------ the screen
+# ------------------------------------------------------------------------------ lines in words
+
+
+class Role(enum.Enum):
+    """What a part of a line is; the value says how it looks (ECMA-48 §8.3.117, SGR)."""
+
+    TEXT = ""
+    FAINT = "2"  # times, comings and goings, and what is no news
+    NAME = "1"  # bold, and in a colour of its own
+    ASIDE = "1;35"  # for one member only
+    MENTION = "1;7"  # reversed
+    NOTE = "33"
+    LATE = "1;33"
+
+
+Span: TypeAlias = tuple[str, Role]
+NAME_COLOURS: Final = (31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96)  # not black, not white
+INDENT: Final = "  "  # of a line's further rows
+
+
+def plain(lines: Iterable[Shown], me: str, now: float) -> list[str]:
+    """The lines as a pipe has them, at ``now`` in Unix seconds: it does not repeat one's own."""
+    others = (line for line in lines if not (isinstance(line, Said) and line.is_own))
+    return ["".join(text for text, _ in spans_of(line, me, now)) for line in others]
+
+
+def spans_of(line: Shown, me: str, now: float) -> list[Span]:
+    """The parts of a line as it is shown to ``me``."""
+    match line:
+        case Late(words):
+            return [(f"* not delivered yet: {words}", Role.NOTE)]
+        case Note(words, unix):
+            if unix is None:
+                return [(f"* {words}", Role.NOTE)]
+            return [(f"{_clock(unix, now)} * {words}", Role.FAINT)]
+        case Said(unix, label=label):
+            talk = _talk(line, me)
+    if unix is None:
+        words = "".join(text for text, _ in talk)
+        return [(f"[{label or '.....'}] {words}", Role.LATE if label else Role.FAINT)]
+    clock = f"{_clock(unix, now)} "
+    if not label:
+        return [(clock, Role.FAINT), *talk]
+    if not line.to:
+        talk = [(text, Role.FAINT) for text, _ in talk]
+    return [(f"* {label}: {clock}", Role.FAINT), *talk]
+
+
+def _talk(said: Said, me: str) -> list[Span]:
+    """Who says what to whom."""
+    talk = [(said.sender, Role.NAME)]
+    if said.to and said.is_own:
+        talk = [("you -> ", Role.ASIDE), (said.to, Role.NAME)]
+    elif said.to:
+        talk.append((" -> you", Role.ASIDE))
+    talk.append((": ", Role.TEXT))
+    roles = itertools.cycle((Role.TEXT, Role.TEXT if said.is_own else Role.MENTION))
+    return talk + list(zip(_around(me).split(said.text), roles))
+
+
+@functools.cache
+def _around(name: str) -> re.Pattern[str]:
+    """Where a text mentions the name: as a word of its own, in any letter case."""
+    return re.compile(rf"(?<![\w-])({re.escape(name)})(?![\w-]|\.\w)", re.IGNORECASE)
+
+
+def is_calling(line: Shown, me: str) -> bool:
+    """Whether the person should look up: a message for them alone, or their name in one."""
+    if not isinstance(line, Said) or line.is_own or line.label:
+        return False
+    return bool(line.to or _around(me).search(line.text))
+
+
+def _clock(unix: int, now: float) -> str:
+    """The time of the day, with the date if that is not today's."""
+    then, today = time.localtime(unix), time.localtime(now)
+    is_today = then[:3] == today[:3]
+    return time.strftime("[%H:%M]" if is_today else "[%Y-%m-%d %H:%M]", then)
+
+
+def painted(span: Span) -> tuple[str, str]:
+    """The text, and how a terminal shows it."""
+    text, role = span
+    if role is Role.NAME:
+        return text, f"{role.value};{NAME_COLOURS[zlib.crc32(fold(text).encode()) % 12]}"
+    return text, role.value
+
+
+def rows_of(spans: list[tuple[str, str]], columns: int) -> Iterator[str]:
+    """A line in pieces that each fit a row, cut between words where that is possible."""
+    letters = [(letter, look) for text, look in spans for letter in text]
+    start = ""
+    while (end := _fitting(letters, columns - len(start))) < len(letters):
+        rest = end
+        for at in range(end, end // 2 - 1, -1):
+            if letters[at][0] == " ":
+                end, rest = at, at + 1
+                break
+        yield start + _row(letters[:end])
+        letters, start = letters[rest:], INDENT
+    yield start + _row(letters)
+
+
+def _fitting(letters: list[tuple[str, str]], columns: int) -> int:
+    """How many of them fit; one at least."""
+    for count, (letter, _) in enumerate(letters):
+        columns -= _columns_of(letter)
+        if columns < 0:
+            return max(1, count)
+    return len(letters)
+
+
+def _columns_of(letter: str) -> int:
+    if letter == "\ufe0f":  # makes a wide picture of the letter before it
+        return 1
+    if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def _row(letters: list[tuple[str, str]]) -> str:
+    parts = []
+    for look, group in itertools.groupby(letters, key=lambda each: each[1]):
+        text = "".join(letter for letter, _ in group)
+        parts.append(f"\033[{look}m{text}\033[m" if look else text)
+    return "".join(parts)
+
+
+# ---------------------------------------------------------------------------------- the screens
+
+Candidates: TypeAlias = Callable[[str], list[str]]  # what Tab can make of a line up to the cursor
+
+
+def no_candidates(typed: str) -> list[str]:
+    return []
 
 
 class Screen:
-    """Where lines appear and where they are typed: a terminal, or a pipe."""
+    """Where lines appear and are typed: this one is a pipe, plain lines without prompts."""
 
-    def __init__(self) -> None:
-        for name, mode in (("stdin", "r"), ("stdout", "w")):
-            if getattr(sys, name) is None:  # whoever started us has closed it
-                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-        self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    is_terminal = False
+    is_live = False  # whether it shows what is waiting
+
+    def __init__(self, me: str) -> None:
         self.is_closed = False  # nobody reads what we write
-        self._can_insert = self.is_terminal and os.environ.get("TERM") != "dumb"
-        encoding = None if self.is_terminal else "utf-8"
+        self._me = me
         for stream in (sys.stdin, sys.stdout):
             if isinstance(stream, io.TextIOWrapper):
+                encoding = None if self.is_terminal else "utf-8"
                 stream.reconfigure(encoding=encoding, errors="replace")
-        if self.is_terminal and readline:
-            # The line being typed stays in one row: what is inserted above it finds it whole.
-            readline.parse_and_bind("set horizontal-scroll-mode on")
 
-    def show(self, line: str) -> None:
-        """Prints a line; on a terminal above the prompt, which stays as it is."""
-        try:
-            if self._can_insert:
-                columns = shutil.get_terminal_size().columns
-                sys.stdout.write("".join(map(_inserted, rows_of(line, columns))))
-            else:
-                sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-        except OSError:  # its reader is gone, or its disk is full
-            self.is_closed = True
-            # What is still buffered must not be written, and complained about, at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+        """Shows lines, and what is waiting; None: the same as before."""
+        self._write("".join(f"{row}\n" for row in plain(lines, self._me, time.time())))
 
-    def ask(self, prompt: str) -> str | None:
-        """The next line that is typed, clean; None at the end of input."""
-        if self.is_terminal:
-            try:
-                return protocol.clean_text(input(prompt))
-            except (EOFError, OSError):
-                print()
-                return None
+    def ask(
+        self, prompt: str, candidates: Candidates = no_candidates, remembers: bool = False
+    ) -> str | None:
+        """What is typed next, clean; several lines if they were pasted. None at the end of input.
+        On a terminal ``candidates`` says what Tab does."""
         try:
             raw = sys.stdin.buffer.readline()
         except OSError:  # as nohup leaves it: open, but not for reading
             return None
         return protocol.clean_text(raw.decode(errors="replace")) if raw else None
 
+    def interrupt(self) -> None:
+        """Ends the prompt that Ctrl-C, or the end of the session, has interrupted."""
 
-def rows_of(line: str, columns: int) -> Iterator[str]:
-    """``line`` in pieces that each fit a row."""
-    row, width = "", 0
-    for character in line:
-        size = _columns_of(character)
-        if width + size > columns:
-            yield row
-            row, width = "", 0
-        row += character
-        width += size
-    yield row
-
-
-def _columns_of(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:  # its reader is gone, or its disk is full
+            self.is_closed = True
+            # What is still buffered must not be written, and complained about, at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _inserted(row: str) -> str:
-    """Puts a row above the cursor's own: save the cursor, make room below (which scrolls at the
-    bottom), go up, insert a row and fill it, go back, and one down."""
-    return f"\0337\n\033[A\r\033[L{row}\0338\033[B"
+class PlainTerminal(Screen):
+    """A terminal of which nothing is known: lines appear below the one that is being typed, which
+    is then shown again if it can be known. What one has said stays where it was typed."""
+
+    is_terminal = True
+
+    def __init__(self, me: str) -> None:
+        super().__init__(me)
+        self._prompt = ""  # while something is being asked
+        if readline:
+            is_libedit = "libedit" in (readline.__doc__ or "")
+            readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+            readline.set_auto_history(False)
+            readline.set_completer_delims("")  # a completion has the whole line
+
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+        text = "".join(f"{row}\n" for row in plain(lines, self._me, time.time()))
+        if text and self._prompt:
+            typed = readline.get_line_buffer() if readline else ""
+            text = f"\n{text}{self._prompt}{typed}"
+        self._write(text)
+
+    def ask(
+        self, prompt: str, candidates: Candidates = no_candidates, remembers: bool = False
+    ) -> str | None:
+        if readline:
+            readline.set_completer(Completer(candidates))
+        try:
+            self._prompt = prompt
+            typed = self._read(prompt)
+        except (EOFError, OSError):
+            self._cancelled()
+            return None
+        finally:
+            self._prompt = ""
+        typed = "\n".join(map(protocol.clean_text, typed.replace("\r", "\n").split("\n")))
+        if readline and remembers and typed.strip():
+            readline.add_history(typed)
+        return typed
+
+    def _read(self, prompt: str) -> str:
+        return input(prompt)
+
+    def _cancelled(self) -> None:
+        self._write("\n")
+
+    def interrupt(self) -> None:
+        self._write("\n")
+
+
+class Completer:
+    """Each Tab puts the next candidate in place of what was typed up to the cursor."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = candidates
+        self._ring: deque[str] = deque()  # begins with what the last Tab has put there
+
+    def __call__(self, typed: str, state: int) -> str | None:
+        if state:  # there is never a second one, which would be listed
+            return None
+        if self._ring and self._ring[0] == typed:
+            self._ring.rotate(-1)
+        else:
+            self._ring = deque(self._candidates(typed))
+        return self._ring[0] if self._ring and self._ring[0] != typed else None
+
+
+class Suspended(Exception):
+    """Ctrl-Z while something is typed: the person wants the terminal for something else."""
+
+
+class Terminal(PlainTerminal):
+    """A terminal on which rows can be put above the cursor's own:
+
+        what has been said, in the room's order
+        [.....] alice: what is waiting      the footer: as many rows as ``_footer`` has
+        > half a li                         the cursor's row, which is readline's own affair
+
+    Whatever is written here begins and ends in the cursor's row and column, so it does not matter
+    what of the line being typed is there. Readline keeps that in one row, and it is taken away
+    when it is entered, since it appears among what is waiting.
+    """
+
+    is_live = True
+
+    def __init__(self, me: str, has_colours: bool, has_bell: bool) -> None:
+        super().__init__(me)
+        assert readline
+        readline.parse_and_bind("set horizontal-scroll-mode on")
+        readline.parse_and_bind("set enable-bracketed-paste on")  # a paste is one input
+        # Clearing the screen would take the footer with it, unknown to us.
+        readline.parse_and_bind(r'"\C-l": redraw-current-line')
+        self._has_colours = has_colours
+        self._has_bell = has_bell
+        self._lock = threading.Lock()
+        self._size = _size()
+        self._footer: list[str] = []
+        self._recent: deque[tuple[float, str]] = deque(maxlen=RECENT_ROWS)
+        self._is_reading = False
+        signal.signal(signal.SIGTSTP, self._on_stop)
+
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+        news = [line for line in lines if not isinstance(line, Late)]
+        with self._lock:
+            self._follow_size()
+            rows = [row for line in news for row in self._rows(line)]
+            footer = self._footer if waiting is None else self._footer_of(waiting)
+            if rows or footer != self._footer:
+                self._put(rows, footer)
+        if self._has_bell and any(is_calling(line, self._me) for line in news):
+            self._write("\a")
+
+    def _rows(self, line: Shown) -> Iterator[str]:
+        spans = map(painted, spans_of(line, self._me, time.time()))
+        looks = spans if self._has_colours else ((text, "") for text, _ in spans)
+        return rows_of(list(looks), self._size.columns)
+
+    def _footer_of(self, waiting: Sequence[Said]) -> list[str]:
+        """A row for each of the first that wait, and one that counts the others."""
+        room = max(1, self._size.lines // 4)
+        count = len(waiting) if len(waiting) <= room else room - 1
+        rows = [next(self._rows(line)) for line in waiting[:count]]
+        if more := len(waiting) - count:
+            rows += [next(rows_of([(f"[.....] {more} more lines", "")], self._size.columns))]
+        return rows
+
+    def _follow_size(self) -> None:
+        """In another size the rows of the footer may have become more, or fewer, or be gone: then
+        it is better to leave them where they are than to take away something else."""
+        size = _size()
+        if size.columns < self._size.columns or size.lines < len(self._footer) + 2:
+            self._footer = []
+        self._size = size
+
+    def _put(self, rows: list[str], footer: list[str]) -> None:
+        """Puts rows below all others, and another footer below them, a screenful at a time."""
+        now = time.monotonic()
+        self._recent.extend((now, row) for row in rows)
+        out, removed, rows = [], len(self._footer), rows + footer
+        while removed or rows:
+            out.append(_spliced(removed, rows[: self._size.lines - 1]))
+            removed, rows = 0, rows[self._size.lines - 1 :]
+        self._footer = footer
+        self._write("".join(out))
+
+    def _read(self, prompt: str) -> str:
+        assert readline
+        while True:
+            try:
+                self._is_reading = True
+                typed = input(prompt)
+                break
+            except Suspended:
+                typed = readline.get_line_buffer()
+            finally:
+                self._is_reading = False
+                readline.set_startup_hook(None)
+            self._suspend()
+            readline.set_startup_hook(functools.partial(readline.insert_text, typed))
+        self._take_away_typed()
+        return typed
+
+    def _take_away_typed(self) -> None:
+        """Takes away the row that was just entered. In the instant since then rows may have been
+        put below it, and not above: so takes away all that are as young, and puts them back."""
+        with self._lock:
+            self._follow_size()
+            now, room = time.monotonic(), self._size.lines - 2 - len(self._footer)
+            young = [row for when, row in self._recent if now - when < YOUNG][-room:]
+            rows = young + self._footer
+            again = "".join(f"{row}\r\n" for row in rows)
+            self._write(f"\033[{len(rows) + 1}A\r\033[J{_unwrapped(again)}")
+
+    def _cancelled(self) -> None:
+        self._write("\r\033[K")
+
+    def interrupt(self) -> None:
+        """What was half typed stays to be seen."""
+        with self._lock:
+            footer = self._footer
+            self._put([], [])
+            self._write("\r\n")
+            self._put([], footer)
+
+    def _on_stop(self, *_: object) -> None:
+        if self._is_reading:
+            raise Suspended
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _suspend(self) -> None:
+        """By now readline has restored the terminal's modes."""
+        self._write("\r\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        with self._lock:  # somebody else has written since
+            self._footer = []
+            self._recent.clear()
+
+
+def _size() -> os.terminal_size:
+    with contextlib.suppress(OSError):
+        size = os.get_terminal_size(sys.stdout.fileno())
+        if size.columns > len(INDENT) and size.lines > 2:
+            return size
+    return os.terminal_size((80, 24))
+
+
+def _spliced(removed: int, rows: list[str]) -> str:
+    """Takes away rows above the cursor's own and puts others there, fewer than the screen has:
+    saves the cursor, goes up, deletes; makes room below (which scrolls at the bottom), goes up,
+    inserts and fills; goes back to the column, and to where its row is by now."""
+    count = len(rows)
+    out = "\0337"
+    if removed:
+        out += f"\033[{removed}A\r\033[{removed}M"
+    if count:
+        again = "".join(f"{row}\r\n" for row in rows)
+        out += "\n" * count + f"\033[{count}A\r\033[{count}L{_unwrapped(again)}"
+    out += "\0338"
+    if count != removed:
+        out += f"\033[{count - removed}B" if count > removed else f"\033[{removed - count}A"
+    return out
+
+
+def _unwrapped(rows: str) -> str:
+    """Rows that a terminal must not wrap, though it may take a letter for wider than we do."""
+    return f"\033[?7l{rows}\033[?7h"
+
+
+def open_screen(me: str, has_bell: bool) -> Screen:
+    """The best that standard input and output allow."""
+    for name, mode in (("stdin", "r"), ("stdout", "w")):
+        if getattr(sys, name) is None:  # whoever started us has closed it
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return Screen(me)
+    if not readline or "libedit" in (readline.__doc__ or "") or not curses:
+        return PlainTerminal(me)
+    try:
+        curses.setupterm()
+    except curses.error:  # an unknown kind of terminal
+        return PlainTerminal(me)
+    if not all(map(curses.tigetstr, CAPABILITIES)):
+        return PlainTerminal(me)
+    has_colours = curses.tigetnum("colors") >= 8 and not os.environ.get("NO_COLOR")
+    return Terminal(me, has_colours, has_bell)
 
 
 # ----------------------------------------------------------------------------------- the threads
@@ -812,6 +1312,7 @@ class Network(threading.Thread):
         self._end = threading.Lock()  # until then
         self._end.acquire()
         self._turned_at = -inf
+        self._waiting: list[Said] = []  # as it was last shown
         self._route_at = -inf  # when to look again whether the way to the server is another one
         self._client = client
         self._udp = udp
@@ -833,17 +1334,23 @@ class Network(threading.Thread):
             pass
 
     def say(self, message: protocol.Message) -> bool:
-        """Waits while more is typed, or piped, than can be delivered; False once all is over."""
+        """Waits while more is piped than can be delivered; False once all is over."""
         # A Condition would be no better than to look now and then: its ``with`` is not safe from
         # a KeyboardInterrupt, which would leave the lock taken for ever.
-        while not self.has_ended and self._client.backlog >= MAX_BACKLOG:
-            time.sleep(BACKLOG_PAUSE)
+        if not self._screen.is_terminal:
+            while not self.has_ended and self._client.backlog >= MAX_BACKLOG:
+                time.sleep(BACKLOG_PAUSE)
         with self._lock:
             if self.has_ended or self._client.is_leaving:
                 return False
             self._client.say(message, time.monotonic())
         self._wake()
         return True
+
+    def others(self) -> list[str]:
+        """Who else is here; whom we have talked with last comes first."""
+        with self._lock:
+            return self._client.others
 
     def leave(self, patience: float) -> None:
         with self._lock:
@@ -903,17 +1410,19 @@ class Network(threading.Thread):
                 self._client.leave(self._timing.leave_patience, now)
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
+            waiting = self._client.waiting() if self._screen.is_live else []
             is_over = self._client.is_over
             deadline = self._client.deadline()
-        for line in shown:  # before it is acknowledged
-            self._screen.show(line)
+        if shown or waiting != self._waiting:  # before it is acknowledged
+            self._screen.show(shown, waiting)
+            self._waiting = waiting
         for data in out:
             self._try(functools.partial(self._udp.send, data))
         if is_over:
             return True
         timeout = max(0.0, min(deadline, self._route_at) - time.monotonic())
         readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
-        if self._wakeup in readable and signal.SIGINT in self._wakeup.recv(4096):
+        if self._wakeup in readable and LEAVING & set(self._wakeup.recv(4096)):
             self.leave(self._timing.leave_patience)
         if self._udp in readable:
             self._receive()
@@ -964,25 +1473,64 @@ class Network(threading.Thread):
 
 def converse(screen: Screen, network: Network) -> None:
     """Reads what is typed, until the person leaves."""
-    while (line := screen.ask("> ")) is not None:
-        line = line.strip()
-        if line.upper() == "HELP":
-            for text in HELP:
-                screen.show(f"* {text}")
-        elif line:
+
+    def candidates(typed: str) -> list[str]:
+        return completions(typed, network.others())
+
+    while (typed := screen.ask("> ", candidates, remembers=True)) is not None:
+        typed = typed.strip()
+        if typed.upper() == "HELP":
+            screen.show([Note(text) for text in HELP])
+        elif typed:
             try:
-                message = _complete(protocol.parse_message(line), screen)
+                messages = _messages(typed, screen, network)
             except protocol.BadMessage as error:
-                hint = f". To say it to everyone: PM {line}" if " " in line else ""
-                screen.show(f"* not sent: {error}{hint}")
+                hint = f". To say it to everyone: PM {typed}" if " " in typed else ""
+                screen.show([Note(f"not sent: {error}{hint}")])
                 continue
-            if message == protocol.Exit():
-                return
-            if not all(map(network.say, _pieces(message))):
+            if protocol.Exit() in messages or not all(map(network.say, messages)):
                 return
 
 
-def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | None:
+def completions(typed: str, names: list[str]) -> list[str]:
+    """What Tab can make of a line up to the cursor, the likeliest first."""
+    start, space, word = typed.rpartition(" ")
+    found = [name for name in names if fold(name).startswith(fold(word))]
+    if start.strip():
+        is_open = word or start.strip().upper() == "DM"
+        return [f"{start}{space}{name} " for name in found if is_open]
+    return [f"{name}: " for name in found] + [c for c in COMMANDS if c.startswith(word.upper())]
+
+
+def _messages(typed: str, screen: Screen, network: Network) -> list[protocol.Message]:
+    """What was typed, in as many messages as its lines and their lengths need."""
+    if "\n" in typed:
+        return [piece for message in _pasted(typed) for piece in _pieces(message)]
+    return _pieces(_complete(protocol.parse_message(typed), screen, network))
+
+
+def _pasted(typed: str) -> list[protocol.Message]:
+    """The lines of a paste. Only PM and DM with their text are commands in it; where a line without
+    one goes is where the line before it went, so that no second line of a DM is for everybody."""
+    messages: list[protocol.Public | protocol.Direct] = []
+    for line in filter(None, map(str.strip, typed.split("\n"))):
+        message = protocol.parse_message(line)
+        match message:
+            case protocol.Public("") | protocol.Direct(_, ""):
+                raise protocol.BadMessage(f"in a paste {line} needs its text in the same line")
+            case protocol.Direct():
+                messages.append(message)
+            case protocol.Public(text) if text != line:
+                messages.append(message)
+            case _:
+                last = messages[-1] if messages else protocol.Public("")
+                messages.append(replace(last, text=line))
+    return [*messages]
+
+
+def _complete(
+    message: protocol.Message, screen: Screen, network: Network
+) -> protocol.Message | None:
     """Asks for what a lone PM or DM leaves open. What is typed at a prompt is no command; an
     empty answer, or the end of input, cancels: None."""
     match message:
@@ -990,26 +1538,29 @@ def _complete(message: protocol.Message, screen: Screen) -> protocol.Message | N
             text = _ask(screen, "Message: ")
             return protocol.Public(text) if text else None
         case protocol.Direct(to, ""):
-            if not (to := to or _ask(screen, "Username: ")):
+            if not (to := to or _ask(screen, "Username: ", network.others)):
                 return None
             text = _ask(screen, f"Message for {protocol.check_username(to)}: ")
             return protocol.Direct(to, text) if text else None
     return message
 
 
-def _ask(screen: Screen, prompt: str) -> str:
-    return (screen.ask(prompt) or "").strip()
+def _ask(screen: Screen, prompt: str, names: Callable[[], list[str]] = list) -> str:
+    def candidates(typed: str) -> list[str]:
+        return [name for name in names() if fold(name).startswith(fold(typed))]
+
+    return (screen.ask(prompt, candidates) or "").strip()
 
 
 def _pieces(message: protocol.Message | None) -> list[protocol.Message]:
-    """The message in as many as its length needs."""
+    """The message in as many as its lines and its length need."""
     match message:
         case None:
             return []
-        case protocol.Public(text):
-            return [protocol.Public(piece) for piece in protocol.split_text(text)]
-        case protocol.Direct(to, text):
-            return [protocol.Direct(to, piece) for piece in protocol.split_text(text)]
+        case protocol.Public(text) | protocol.Direct(_, text):
+            lines = text.split("\n")
+            pieces = (piece for line in lines for piece in protocol.split_text(line))
+            return [replace(message, text=piece) for piece in pieces]
     return [message]
 
 
@@ -1039,7 +1590,12 @@ def _username(text: str) -> str:
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser(prog="chatclient.py", description="Joins a chat room over UDP.")
+    parser = OneLineParser(
+        prog="chatclient.py",
+        description="Joins a chat room over UDP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("ip", metavar="IP", help="the server's address: IPv4, IPv6 or a host name")
     add("port", metavar="PORT", type=_port, help="this client's own UDP port (0: any free one)")
@@ -1056,6 +1612,8 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="make the name an account of yours, or change its password",
     )
+    add("--no-bell", action="store_true", help="no bell for messages that are for you alone")
+    add("--version", action="version", version=f"%(prog)s {protocol.__version__}")
     args = parser.parse_args(argv)
     if not args.server_port:
         parser.error("--server-port needs the number of the server's port, 1 to 65535")
@@ -1136,13 +1694,13 @@ def _prepared(typed: str) -> bytes:
         raise Failed(str(error)) from None
 
 
-def _enter(client: Client, credentials: Credentials, network: Network, is_terminal: bool) -> bool:
+def _enter(client: Client, credentials: Credentials, network: Network, screen: Screen) -> bool:
     """Joins the room, and asks for the password where it needs one; whether it is joined."""
     network.enter()
-    tries = PASSWORD_TRIES if is_terminal else 0
+    tries = PASSWORD_TRIES if screen.is_terminal else 0
     while client.wants_password and tries:
         tries -= 1
-        print(f"* {client.failure}")
+        screen.show([Note(client.failure or "")])
         client.log_in(_typed_password(f"Password for {client.username}: "), time.monotonic())
         network.enter()
     if client.wants_password and credentials.password is None:
@@ -1157,10 +1715,13 @@ def _run(
     client: Client, credentials: Credentials, udp: socket.socket, screen: Screen, timing: Timing
 ) -> None:
     network = Network(client, udp, screen, timing)
+    for number in LEAVING:  # all of them as Ctrl-C: the terminal is restored
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
-        if not _enter(client, credentials, network, screen.is_terminal):
+        if not _enter(client, credentials, network, screen):
             return
         network.start()
         with network.interrupting():
@@ -1172,8 +1733,7 @@ def _run(
         network.wait_until_stuck(inf)
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
-            if screen.is_terminal:
-                print()  # ends the row of the prompt
+            screen.interrupt()
             network.leave(timing.leave_patience)
             network.wait_until_stuck(timing.leave_patience + 1)
         network.abandon()
@@ -1185,7 +1745,7 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     server = f"{args.ip} port {args.server_port}"
     client = None
     try:
-        screen = Screen()
+        screen = open_screen(args.username, not args.no_bell)
         credentials = _credentials(args.username, args.register, screen.is_terminal)
         udp = open_socket(args.ip, args.server_port, args.port)
         client = Client(args.username, credentials, server, timing, os.urandom, time.monotonic())

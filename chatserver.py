@@ -1577,6 +1577,14 @@ def _bind(family: int, address: Any) -> socket.socket:
 # ------------------------------------------------------------------------------------ the program
 
 
+EXAMPLES: Final = """examples:
+  python chatserver.py
+  python chatserver.py 4242 --db lab.db --history 50 --keep-days 7
+  python chatserver.py --members-only
+  python chatserver.py --add-user alice
+"""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -1598,7 +1606,12 @@ def _file_name(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="chatserver.py", description="The server of a chat room over UDP.")
+    parser = OneLineParser(
+        prog="chatserver.py",
+        description="The server of a chat room over UDP.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
 
     def number(name: str, low: int, high: int, default: int, words: str, **more: Any) -> None:
@@ -1626,6 +1639,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--members-only", action="store_true", help=words)
     words = "log dropped datagrams and cheap refusals too"
     add("-v", "--verbose", action="store_true", help=words)
+    add("--version", action="version", version=f"%(prog)s {protocol.__version__}")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--add-user", metavar="NAME", type=_username, help="add an account to the room file")
     add("--remove-user", metavar="NAME", type=_username, help="remove one, and what is kept for it")

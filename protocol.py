@@ -187,6 +187,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 # -------------------------------------------------------------------------------------- limits
 
+__version__: Final = "1.1.0"  # of the programs
 VERSION: Final = 2
 DEFAULT_PORT: Final = 9999
 
@@ -238,6 +239,7 @@ class Timing:
     deliver_patience: float = 60.0  # end of input: nothing gets through any more
     route: float = 5.0  # a client looks this often whether it is in another network by now
     trouble: float = 2.0  # a reconnection that takes longer is worth mentioning
+    late: float = 3.0  # a line that has not come back by then is not delivered yet
     leave_patience: float = 2.0  # a person leaves: nothing gets through any more
     shutdown: float = 0.5  # a server that ends tells its members for this long
     store_pause: float = 1.0  # between two tries to write the room file

@@ -22,7 +22,6 @@ import json
 import operator
 import os
 import random
-import re
 import select
 import signal
 import socket
@@ -40,7 +39,7 @@ from subprocess import DEVNULL, PIPE, Popen
 from typing import Final, TypeAlias
 
 import protocol
-from chatclient import Attempt, Client, Credentials, Network, Screen
+from chatclient import Attempt, Client, Credentials, Network, Said, Screen, Shown
 from chatserver import FAILURES_OF_BOTH, Account, Store
 from tests.programs import LOCALHOST, PATIENCE, ROOT, command
 
@@ -144,12 +143,13 @@ class Ear(Screen):
     """In place of a terminal: the numbers that a member hears, and when."""
 
     def __init__(self) -> None:
-        self.is_closed = False
+        super().__init__(MEMBER)
         self.heard: list[tuple[int, float]] = []
 
-    def show(self, line: str) -> None:
-        if found := re.fullmatch(rf"\[..:..\] {MEMBER}: (\d+)", line):
-            self.heard.append((int(found[1]), time.monotonic()))
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+        for line in lines:
+            if isinstance(line, Said) and line.sender == MEMBER and line.text.isdigit():
+                self.heard.append((int(line.text), time.monotonic()))
 
 
 class Member(Network):

@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 import protocol
-from chatclient import Client, Credentials
+from chatclient import Client, Credentials, plain
 from chatserver import Options, Server, Session, Store, StoreError
 from protocol import Timing
 from tests.network import HEALTHY, Faults, Network
@@ -140,7 +140,7 @@ class ClientEnd:
     def datagrams(self, now: float) -> list[tuple[bytes, str]]:
         out = self.client.datagrams(now) if self.is_up and not self.has_ended else []
         self.has_ended = self.client.is_over
-        self.shown += self.client.shown
+        self.shown += plain(self.client.shown, self.client.username, EPOCH + self.network.now)
         self.client.shown.clear()
         return [(data, SERVER) for data in out]
 

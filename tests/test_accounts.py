@@ -599,7 +599,7 @@ class TakeoverTest(AccountsTest):
                 w.join("alice", "phone", knows())
                 w.run(30)
                 delivered = [text.removeprefix("alice: ") for text in marked(bob)]
-                start = "* not delivered: PM "
+                start = "* failed: PM "
                 named = [t.removeprefix(start) for t in older.texts() if t.startswith(start)]
                 self.assertTrue(delivered)
                 self.assertTrue(named)
@@ -629,7 +629,7 @@ class TakeoverTest(AccountsTest):
 
     def check_that_it_was_told(self, older: ClientEnd, newer: ClientEnd, bob: ClientEnd) -> None:
         self.assertEqual(older.client.failure, f"{ELSEWHERE}, and 1 line was not delivered")
-        self.assert_said_once(older, "* not delivered: PM #never")
+        self.assert_said_once(older, "* failed: PM #never")
         self.assert_goes_on(newer)
         self.assertEqual(marked(bob), [])
 
@@ -771,7 +771,7 @@ class KeptTest(AccountsTest):
                 w.run(20)
                 told = [text for text in alice.texts() if "away" in text]
                 self.assertEqual(told, ["* Bob is away: kept until they are back"] * 2)
-                self.assertEqual(alice.client._pending, {})
+                self.assertEqual(alice.client._delivery.pending, {})
                 bob = w.join("bob", "desk", knows())
                 w.run(10)
                 self.assertEqual(kept(bob), ["alice -> you: #1", "alice -> you: #2"])
@@ -913,7 +913,7 @@ class KeptTest(AccountsTest):
                     "alice -> you: #4",
                 ],
             )
-            self.assertEqual(newer.client._pending, {})
+            self.assertEqual(newer.client._delivery.pending, {})
 
     def clock(self, end: ClientEnd) -> str:
         (line,) = (text for text in end.texts() if text.startswith("* kept: "))
@@ -1016,7 +1016,7 @@ class OperatorTest(AccountsTest):
                 w.run(40)
                 words = "the name was registered"
                 self.assertEqual(alice.client.failure, f"{words}, and 1 line was not delivered")
-                self.assert_said_once(alice, "* not delivered: PM #late")
+                self.assert_said_once(alice, "* failed: PM #late")
                 self.assertEqual(marked(bob), [])
                 self.assertEqual(
                     presence(bob, "alice")[-1:] + presence(bob, "carol")[-1:],

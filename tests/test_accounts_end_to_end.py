@@ -28,13 +28,13 @@ from tests.programs import (
     LOCALHOST,
     PATIENCE,
     Program,
-    TerminalProgram,
     command,
     free_port,
     wait_until_joined,
 )
 from tests.relay import Relay
-from tests.test_end_to_end import HAS_PTY, direct, passages, public, talk
+from tests.terminal import HAS_PTY, TerminalProgram
+from tests.test_end_to_end import direct, passages, public, talk
 from tests.test_usage import OneLineTest
 
 PASSWORD: Final = "correct horse"
@@ -719,7 +719,7 @@ class Takeover(AccountsTest):
             valve.open()
             self.assertEqual(older.status(), 1, str(older))
         self.assertEqual(older.complaints, [f"{ELSEWHERE}, and 1 line was not delivered"])
-        self.assertIn("* not delivered: PM out of reach", older.shown)
+        self.assertIn("* failed: PM out of reach", older.shown)
         newer.type("still here")
         bob.wait_for(*public("alice", "still here"))
         self.assertEqual(self.leave(bob), ["* here: alice, bob", *public("alice", "still here")])

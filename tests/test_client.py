@@ -22,6 +22,7 @@ from chatclient import (
     Credentials,
     Failed,
     Network,
+    Note,
     Screen,
     _connected,
     _credentials,
@@ -32,21 +33,36 @@ from protocol import TIMING, Public, Timing
 
 class RowsTest(unittest.TestCase):
     def check(self, line: str, *rows: str) -> None:
-        self.assertEqual(tuple(rows_of(line, 4)), rows)
+        self.assertEqual(tuple(rows_of([(line, "")], 8)), rows)
 
-    def test_a_line_is_cut_where_the_row_ends(self) -> None:
+    def test_a_line_is_cut_between_words_and_its_further_rows_are_indented(self) -> None:
         self.check("", "")
-        self.check("abcd", "abcd")
-        self.check("abcdefghi", "abcd", "efgh", "i")
+        self.check("abcdefgh", "abcdefgh")
+        self.check("abcdef ghi jkl mn", "abcdef", "  ghi", "  jkl mn")
+        self.check("abcdefgh ijkl", "abcdefgh", "  ijkl")
+
+    def test_a_word_that_is_longer_than_a_row_is_cut_where_the_row_ends(self) -> None:
+        self.check("abcdefghijklmnopq", "abcdefgh", "  ijklmn", "  opq")
+        self.check("a bcdefghijk", "a bcdefg", "  hijk")  # or little of the row would be used
 
     def test_wide_characters_take_two_columns_and_are_never_cut(self) -> None:
-        self.check("日本語", "日本", "語")
-        self.check("a日本語", "a日", "本語")
-        self.check("🎈🎈🎈", "🎈🎈", "🎈")
+        self.check("日本語日本語", "日本語日", "  本語")
+        self.check("a日本語日本", "a日本語", "  日本")
+        self.check("🎈🎈🎈🎈🎈", "🎈🎈🎈🎈", "  🎈")
 
     def test_combining_characters_take_none(self) -> None:
-        self.check("e\u0301e\u0301e\u0301e\u0301e", "e\u0301" * 4, "e")
-        self.check("👩\u200d👩x", "👩\u200d👩", "x")
+        self.check("e\u0301" * 9, "e\u0301" * 8, "  e\u0301")
+        self.check("👩\u200d👩👩👩x", "👩\u200d👩👩👩", "  x")
+
+    def test_a_picture_made_of_a_letter_is_as_wide_as_any_terminal_makes_it(self) -> None:
+        self.check("❤\ufe0f" * 5, "❤\ufe0f" * 4, "  ❤\ufe0f")
+
+    def test_the_looks_of_a_part_go_on_in_the_next_row(self) -> None:
+        rows = tuple(rows_of([("ab ", ""), ("cdefgh ij", "7"), ("!", "")], 8))
+        self.assertEqual(rows, ("ab \033[7mcdefg\033[m", "  \033[7mh ij\033[m!"))
+
+    def test_a_row_narrower_than_a_character_still_gets_one(self) -> None:
+        self.assertEqual(list(rows_of([("日日", "")], 1)), ["日", "  日"])
 
 
 class CredentialsTest(unittest.TestCase):
@@ -89,7 +105,7 @@ class CredentialsTest(unittest.TestCase):
 class NetworkTest(unittest.TestCase):
     def network(self, client: Client, timing: Timing = TIMING) -> Network:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        network = Network(client, udp, Screen(), timing)
+        network = Network(client, udp, Screen("alice"), timing)
         self.addCleanup(signal.set_wakeup_fd, -1)
         for end in (udp, network._wakeup, network._alarm):
             self.addCleanup(end.close)
@@ -131,16 +147,16 @@ class NetworkTest(unittest.TestCase):
 
     def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
         network = self.network(self.client())
-        client = mock.Mock(is_over=True, shown=["line"])
+        client = mock.Mock(is_over=True, shown=[Note("line")])
         client.datagrams.return_value = [b"acknowledgement"]
-        screen, udp = mock.Mock(is_closed=False), mock.Mock()
+        screen, udp = mock.Mock(is_closed=False, is_live=False), mock.Mock()
         order = mock.Mock()
         order.attach_mock(screen.show, "show")
         order.attach_mock(udp.send, "send")
         network._client, network._screen, network._udp = client, screen, udp
         network._route_at = inf
         self.assertTrue(network._turn())
-        self.assertEqual(order.mock_calls, [mock.call.show("line"), mock.call.send(mock.ANY)])
+        self.assertEqual([name for name, _, _ in order.mock_calls], ["show", "send"])
 
     @unittest.skipUnless(sys.platform == "linux", "needs addresses like 127.0.0.5")
     def test_a_client_in_another_network_speaks_from_its_new_address(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
+import tomllib
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 import chatclient
@@ -37,13 +40,14 @@ class ReadmeTest(unittest.TestCase):
         for program, table in TABLES.items():
             with self.subTest(program):
                 told = set(re.findall(r"--[a-z][a-z-]+", " ".join(rows(table))))
-                has = set(re.findall(r"--[a-z][a-z-]+", help_of(program))) - {"--help"}
+                told_by_help = help_of(program).partition("examples:")[0]
+                has = set(re.findall(r"--[a-z][a-z-]+", told_by_help)) - {"--help"}
                 self.assertTrue(told)
                 self.assertEqual(told, has)
 
     def test_the_defaults_are_those_of_the_programs(self) -> None:
         for program, table in TABLES.items():
-            words = " ".join(help_of(program).split())
+            words = " ".join(help_of(program).partition("examples:")[0].split())
             for option, default in rows(table).items():
                 with self.subTest(program=program, option=option):
                     self.assertIn(option.replace("`", ""), words)
@@ -56,6 +60,33 @@ class ReadmeTest(unittest.TestCase):
         for command in commands:
             self.assertTrue(any(command in line for line in chatclient.HELP))
             self.assertRegex(README, rf"\| `{command}\b")
+
+    def test_every_example_of_help_is_one(self) -> None:
+        parsers: dict[str, Callable[[list[str]], object]] = {
+            "chatserver.py": chatserver._parser().parse_args,
+            "chatclient.py": chatclient._parse_arguments,
+        }
+        for program, parse in parsers.items():
+            examples = help_of(program).partition("examples:")[2].splitlines()[1:]
+            self.assertGreaterEqual(len(examples), 3)
+            for example in examples:
+                with self.subTest(example):
+                    command = shlex.split(example.split("|")[-1])
+                    self.assertEqual(command[:2], ["python", program])
+                    self.assertTrue(parse(command[2:]))
+
+    def test_the_version_of_both_is_the_packages(self) -> None:
+        for main in (chatserver.main, chatclient.main):
+            with (
+                contextlib.redirect_stdout(io.StringIO()) as out,
+                self.assertRaises(SystemExit) as end,
+            ):
+                main(["--version"])
+            self.assertEqual(end.exception.code, 0)
+            self.assertRegex(out.getvalue(), rf"^chat\w+\.py {protocol.__version__}\n$")
+        package = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+        attribute = package["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+        self.assertEqual(attribute, "protocol.__version__")
 
     def test_help_fits_a_small_screen(self) -> None:
         self.assertLessEqual(max(len(line) for line in chatclient.HELP), 38)

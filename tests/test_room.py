@@ -11,7 +11,7 @@ from itertools import pairwise
 from random import Random
 
 import protocol
-from chatclient import SHOWN_PENDING
+from chatclient import SHOWN_PENDING, plain
 from chatserver import (
     DAY,
     FORGET_EVERY,
@@ -36,7 +36,7 @@ from protocol import (
     parse_handshake_untrusted,
 )
 from tests.network import Faults
-from tests.room import OPTIONS, SERVER, ClientEnd, World, replies, session_of, world
+from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, World, replies, session_of, world
 
 BAD = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 # Each try to write waits for a tenth of a second, a real one, if somebody else has the room file.
@@ -160,7 +160,9 @@ class DeliveryTest(unittest.TestCase):
     def test_a_member_that_writes_too_fast_is_slowed_and_loses_nothing(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
             alice, bob = w.joined("alice", "bob")
-            alice.client._bucket = protocol.Bucket(0, 0)  # a client that does not pace itself
+            alice.client._delivery.bucket = protocol.Bucket(
+                0, 0
+            )  # a client that does not pace itself
             alice.say(*(f"#{n}" for n in range(200)))
             w.run(5)
             self.assertAlmostEqual(len(public_lines(bob)), 60 + 5 * 12.5, delta=2)
@@ -1196,7 +1198,7 @@ class LeavingTest(unittest.TestCase):
             w.run(0.2)
             words = "1 line may not have arrived, and 2 lines were not delivered"
             self.assertEqual(alice.client.failure, words)
-            lost = ["not delivered: PM #typed", "not delivered: DM bob #typed too"]
+            lost = ["failed: PM #typed", "failed: DM bob #typed too"]
             lost = [f"* {text}" for text in ("may not have arrived: PM #sent", *lost)]
             self.assertEqual(alice.texts()[shown:], lost)
 
@@ -1279,8 +1281,8 @@ class LeavingTest(unittest.TestCase):
             words = "1 line may not have arrived, and 1 line was not delivered"
             words = f"ended before the server knew that you have left, and {words}"
             self.assertEqual(alice.client.failure, words)
-            lost = ["* may not have arrived: PM #sent", "* not delivered: PM #typed"]
-            self.assertEqual(alice.client.shown, lost)
+            lost = ["* may not have arrived: PM #sent", "* failed: PM #typed"]
+            self.assertEqual(plain(alice.client.shown, "alice", EPOCH), lost)
 
     def test_who_does_not_wait_though_nothing_was_lost_is_told_that(self) -> None:
         with world() as w:
