@@ -24,8 +24,10 @@ import enum
 import errno
 import functools
 import getpass
+import importlib
 import io
 import itertools
+import math
 import os
 import re
 import select
@@ -46,17 +48,16 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, assert_never
 import protocol
 from protocol import TIMING, VERSION, LogId, ProtocolError, Refusal, Timing, fold
 
-# Windows has neither; its console edits lines by itself.
-readline: ModuleType | None
-try:
-    import readline
-except ImportError:
-    readline = None
-curses: ModuleType | None
-try:
-    import curses
-except ImportError:
-    curses = None
+
+def _optional(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+# Windows has none of them; its console edits lines by itself.
+readline, curses, termios = map(_optional, ("readline", "curses", "termios"))
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
 T = TypeVar("T")
@@ -72,8 +73,8 @@ HELP: Final = (  # narrow enough for a small screen
 COMMANDS: Final = ("DM ", "PM ", "WHO", "HELP", "EX")
 # What ends the client properly.
 LEAVING: Final = {getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)}
+STOPPING: Final = {getattr(signal, "SIGTSTP", None)}
 PASSWORD_TRIES: Final = 3
-INTERRUPT_PAUSE: Final = 0.1  # seconds between two tries to end the main thread's wait
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
@@ -81,6 +82,7 @@ YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is yo
 RECENT_ROWS: Final = 200  # more than any screen has
 # What a terminal has to understand: go up, delete and insert rows, clear below, save and restore
 # the cursor (terminfo(5)'s names).
+BRACKETS_PASTES: Final = "\033[?2004h"  # a terminal that does marks where a paste begins and ends
 CAPABILITIES: Final = ("cuu1", "dl1", "il1", "ed", "sc", "rc")
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 EXAMPLES: Final = """examples:
@@ -372,7 +374,7 @@ class Client:
             self._delivery.say(credentials.registration, now)
         self._delivery.say(protocol.Who(), now)
         self._complaint: str | None = None  # what went wrong, though we can leave properly
-        self._patience = inf
+        self.patience = inf  # how long to wait for progress while leaving
 
         # Joining, and joining again
         self._attempt: Attempt | None = self._new_attempt(now)
@@ -405,14 +407,14 @@ class Client:
     def leave(self, patience: float, now: float) -> None:
         """Delivers what there is, then EX; gives up after ``patience`` seconds without any
         progress. Who has begun to leave says nothing more, and can only lose patience."""
-        self._patience = min(self._patience, patience)
+        self.patience = min(self.patience, patience)
         self._delivery.progress_at = now
         if not self.has_joined:
             self.has_left = True
 
     @property
     def is_leaving(self) -> bool:
-        return self._patience < inf
+        return self.patience < inf
 
     def ask(self, now: float) -> None:
         """Wants a sign of life, from wherever we are by now."""
@@ -752,7 +754,7 @@ class Client:
         delivery = self._delivery
         if not delivery.is_late and (delivery.queue or delivery.pending):
             yield delivery.progress_at + timing.late, self._grow_late
-        yield delivery.progress_at + self._patience, self._give_up
+        yield delivery.progress_at + self.patience, self._give_up
         if self._is_in_doubt and delivery.exit is not None:  # only the goodbye is not acknowledged
             yield self._trying_since + timing.leave_patience, self._give_up
 
@@ -1024,6 +1026,8 @@ class Screen:
             if isinstance(stream, io.TextIOWrapper):
                 encoding = None if self.is_terminal else "utf-8"
                 stream.reconfigure(encoding=encoding, errors="replace")
+        # Not the buffer of sys.stdin: at the end nobody could take that from who waits in it.
+        self._input = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
         """Shows lines, and what is waiting; None: the same as before."""
@@ -1035,22 +1039,28 @@ class Screen:
         """What is typed next, clean; several lines if they were pasted. None at the end of input.
         On a terminal ``candidates`` says what Tab does."""
         try:
-            raw = sys.stdin.buffer.readline()
+            raw = self._input.readline()
         except OSError:  # as nohup leaves it: open, but not for reading
             return None
         return protocol.clean_text(raw.decode(errors="replace")) if raw else None
 
-    def interrupt(self) -> None:
-        """Ends the prompt that Ctrl-C, or the end of the session, has interrupted."""
+    def suspend(self) -> None:
+        """Stops, as Ctrl-Z wants it, until somebody lets the program go on."""
+
+    def close(self) -> None:
+        """Leaves it as it was, though the other thread may still be reading."""
 
     def _write(self, text: str) -> None:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except OSError:  # its reader is gone, or its disk is full
+        except (OSError, KeyboardInterrupt) as error:
+            # Its reader is gone or has stopped to read, or its disk is full. What is still
+            # buffered must not be written, and complained about, at the end.
             self.is_closed = True
-            # What is still buffered must not be written, and complained about, at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, KeyboardInterrupt):
+                raise
 
 
 class PlainTerminal(Screen):
@@ -1062,6 +1072,7 @@ class PlainTerminal(Screen):
     def __init__(self, me: str) -> None:
         super().__init__(me)
         self._prompt = ""  # while something is being asked
+        self._attributes = termios.tcgetattr(sys.stdin.fileno()) if termios else None
         if readline:
             is_libedit = "libedit" in (readline.__doc__ or "")
             readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
@@ -1071,8 +1082,7 @@ class PlainTerminal(Screen):
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
         text = "".join(f"{row}\n" for row in plain(lines, self._me, time.time()))
         if text and self._prompt:
-            typed = readline.get_line_buffer() if readline else ""
-            text = f"\n{text}{self._prompt}{typed}"
+            text = f"\n{text}{self._prompt}{self._typed()}"
         self._write(text)
 
     def ask(
@@ -1084,7 +1094,7 @@ class PlainTerminal(Screen):
             self._prompt = prompt
             typed = self._read(prompt)
         except (EOFError, OSError):
-            self._cancelled()
+            self._end_row("")
             return None
         finally:
             self._prompt = ""
@@ -1096,11 +1106,26 @@ class PlainTerminal(Screen):
     def _read(self, prompt: str) -> str:
         return input(prompt)
 
-    def _cancelled(self) -> None:
+    def _end_row(self, typed: str) -> None:
         self._write("\n")
 
-    def interrupt(self) -> None:
-        self._write("\n")
+    def suspend(self) -> None:
+        if termios:
+            attributes = termios.tcgetattr(sys.stdin.fileno())
+            self.close()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, attributes)
+            self._write(self._prompt + self._typed())
+
+    def close(self) -> None:
+        if self._prompt:
+            self._end_row(self._typed())
+        if termios:
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._attributes)
+
+    def _typed(self) -> str:
+        """What is in the row of the prompt, if that can be known."""
+        return readline.get_line_buffer() if readline and self._prompt else ""
 
 
 class Completer:
@@ -1118,10 +1143,6 @@ class Completer:
         else:
             self._ring = deque(self._candidates(typed))
         return self._ring[0] if self._ring and self._ring[0] != typed else None
-
-
-class Suspended(Exception):
-    """Ctrl-Z while something is typed: the person wants the terminal for something else."""
 
 
 class Terminal(PlainTerminal):
@@ -1151,8 +1172,6 @@ class Terminal(PlainTerminal):
         self._size = _size()
         self._footer: list[str] = []
         self._recent: deque[tuple[float, str]] = deque(maxlen=RECENT_ROWS)
-        self._is_reading = False
-        signal.signal(signal.SIGTSTP, self._on_stop)
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
         news = [line for line in lines if not isinstance(line, Late)]
@@ -1199,19 +1218,9 @@ class Terminal(PlainTerminal):
         self._write("".join(out))
 
     def _read(self, prompt: str) -> str:
-        assert readline
-        while True:
-            try:
-                self._is_reading = True
-                typed = input(prompt)
-                break
-            except Suspended:
-                typed = readline.get_line_buffer()
-            finally:
-                self._is_reading = False
-                readline.set_startup_hook(None)
-            self._suspend()
-            readline.set_startup_hook(functools.partial(readline.insert_text, typed))
+        with self._lock:
+            self._recent.clear()  # above them may be what somebody else has written
+        typed = super()._read(prompt)
         self._take_away_typed()
         return typed
 
@@ -1223,32 +1232,23 @@ class Terminal(PlainTerminal):
             now, room = time.monotonic(), self._size.lines - 2 - len(self._footer)
             young = [row for when, row in self._recent if now - when < YOUNG][-room:]
             rows = young + self._footer
-            again = "".join(f"{row}\r\n" for row in rows)
+            again = "".join(f"{row}\n" for row in rows)
             self._write(f"\033[{len(rows) + 1}A\r\033[J{_unwrapped(again)}")
 
-    def _cancelled(self) -> None:
-        self._write("\r\033[K")
-
-    def interrupt(self) -> None:
+    def _end_row(self, typed: str) -> None:
         """What was half typed stays to be seen."""
-        with self._lock:
-            footer = self._footer
-            self._put([], [])
-            self._write("\r\n")
-            self._put([], footer)
+        self._write("\r\n" if typed else "\r\033[K")
 
-    def _on_stop(self, *_: object) -> None:
-        if self._is_reading:
-            raise Suspended
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    def _suspend(self) -> None:
-        """By now readline has restored the terminal's modes."""
-        self._write("\r\n")
-        os.kill(os.getpid(), signal.SIGSTOP)
+    def suspend(self) -> None:
+        super().suspend()
+        self._write(BRACKETS_PASTES)
         with self._lock:  # somebody else has written since
             self._footer = []
             self._recent.clear()
+
+    def close(self) -> None:
+        super().close()
+        self._write(f"{BRACKETS_PASTES[:-1]}l")
 
 
 def _size() -> os.terminal_size:
@@ -1268,7 +1268,7 @@ def _spliced(removed: int, rows: list[str]) -> str:
     if removed:
         out += f"\033[{removed}A\r\033[{removed}M"
     if count:
-        again = "".join(f"{row}\r\n" for row in rows)
+        again = "".join(f"{row}\n" for row in rows)
         out += "\n" * count + f"\033[{count}A\r\033[{count}L{_unwrapped(again)}"
     out += "\0338"
     if count != removed:
@@ -1303,45 +1303,32 @@ def open_screen(me: str, has_bell: bool) -> Screen:
 # ----------------------------------------------------------------------------------- the threads
 
 
-class Network(threading.Thread):
-    """Owns the socket. The lock is held for the client's own steps only."""
+class Network:
+    """Owns the socket, and goes on in the main thread, since that is where signals arrive. The lock
+    is held for the client's own steps only."""
 
     def __init__(self, client: Client, udp: socket.socket, screen: Screen, timing: Timing) -> None:
-        super().__init__(daemon=True)
-        self.has_ended = False
-        self._end = threading.Lock()  # until then
-        self._end.acquire()
-        self._turned_at = -inf
-        self._waiting: list[Said] = []  # as it was last shown
-        self._route_at = -inf  # when to look again whether the way to the server is another one
         self._client = client
         self._udp = udp
         self._screen = screen
         self._timing = timing
         self._lock = threading.Lock()
         self._wakeup, self._alarm = socket.socketpair()
-        self._is_main_reading = False
-        # A Ctrl-C while the main thread handles a key, before it waits for the next one, is not
-        # noticed there; it also wakes this thread, which sees to it.
         self._alarm.setblocking(False)
-        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        self._route_at = -inf  # when to look again whether the way to the server is another one
+        self._waiting: list[Said] = []  # as it was last shown
+        self._is_running = False
+        self._is_interrupted = False
 
-    # -- for the main thread
-
-    def enter(self) -> None:
-        """Before this thread is started: goes on until the room is joined, or cannot be."""
-        while not self._turn() and not self._client.has_joined:
-            pass
+    # -- for the thread that reads
 
     def say(self, message: protocol.Message) -> bool:
         """Waits while more is piped than can be delivered; False once all is over."""
-        # A Condition would be no better than to look now and then: its ``with`` is not safe from
-        # a KeyboardInterrupt, which would leave the lock taken for ever.
-        if not self._screen.is_terminal:
-            while not self.has_ended and self._client.backlog >= MAX_BACKLOG:
-                time.sleep(BACKLOG_PAUSE)
+        client = self._client
+        while not (self._screen.is_terminal or client.is_over or client.backlog < MAX_BACKLOG):
+            time.sleep(BACKLOG_PAUSE)
         with self._lock:
-            if self.has_ended or self._client.is_leaving:
+            if self._client.is_over or self._client.is_leaving:
                 return False
             self._client.say(message, time.monotonic())
         self._wake()
@@ -1352,61 +1339,73 @@ class Network(threading.Thread):
         with self._lock:
             return self._client.others
 
-    def leave(self, patience: float) -> None:
+    def leave(self) -> None:
+        """Whoever sits at a terminal does not like to wait."""
+        timing = self._timing
+        is_terminal = self._screen.is_terminal
         with self._lock:
+            patience = timing.leave_patience if is_terminal else timing.deliver_patience
             self._client.leave(patience, time.monotonic())
         self._wake()
 
-    def abandon(self) -> None:
-        """Ends now, and says what is lost; to nobody, if nobody reads it."""
-        with self._lock:
-            self._client.abandon()
-        self._wake()
-        self.wait_until_stuck(self._timing.trouble)
-
-    def wait_until_stuck(self, patience: float) -> None:
-        """Until it has ended, or has not come round for so long: nobody reads what it prints."""
-        # Not by join: Python 3.11, interrupted in it, takes the thread for one that has ended.
-        begun_at = time.monotonic()
-        while self.ident and not self.has_ended:
-            if time.monotonic() >= max(begun_at, self._turned_at) + patience:
-                return
-            self._end.acquire(timeout=INTERRUPT_PAUSE)
-
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full: it is being woken already
-            self._alarm.send(b"!")
+            self._alarm.send(b"\0")
 
-    @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """While the main thread reads: when all is over, it is interrupted."""
-        self._is_main_reading = True
+    # -- for the main thread
+
+    def heed_signals(self) -> None:
+        """From now on Ctrl-C and its like make the client leave, if it is running."""
+        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        for number in LEAVING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+        if hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, self._interrupt)
+        if hasattr(signal, "SIGTSTP") and self._screen.is_terminal:
+            signal.signal(signal.SIGTSTP, lambda *_: None)  # it wakes us: see _turn
+
+    def _interrupt(self, *_: object) -> None:
+        if self._is_interrupted or not self._is_running:
+            raise KeyboardInterrupt
+        self._is_interrupted = True
+        self._limit_turn()
+
+    def _limit_turn(self) -> None:
+        """Interrupts again if a turn does not end: nobody reads what it shows."""
+        if hasattr(signal, "alarm"):
+            signal.alarm(math.ceil(self._timing.leave_patience) + 1)
+
+    def enter(self) -> None:
+        """Goes on until the room is joined, or cannot be."""
+        self.run(lambda: self._client.has_joined)
+
+    def run(self, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Goes on until all is over. KeyboardInterrupt: Ctrl-C was pressed again, or nobody reads
+        what is shown."""
+        self._is_running = True
         try:
-            yield
-        finally:
-            self._is_main_reading = False
-
-    # -- its own
-
-    def run(self) -> None:
-        try:
-            while not self._turn():
+            while not self._turn() and not is_enough():
                 pass
-        finally:  # even a bug here must not leave the main thread waiting for ever
-            self._udp.close()
-            self.has_ended = True
-            self._end.release()
-            while self._is_main_reading:
-                self._interrupt_main()
-                time.sleep(INTERRUPT_PAUSE)
+        finally:
+            self._is_running = False
+
+    def abandon(self) -> None:
+        """Ends now, and says what is lost."""
+        with self._lock:
+            self._client.abandon()
+        self._screen.show(self._client.shown, [])
 
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
-        now = self._turned_at = time.monotonic()
+        now = time.monotonic()
         if now >= self._route_at:
             self._follow_route(now)
+        if self._is_interrupted:
+            self._limit_turn()
         with self._lock:
-            if self._screen.is_closed and not self._client.is_leaving:
+            is_unwanted = self._is_interrupted or self._screen.is_closed
+            if is_unwanted and self._client.patience > self._timing.leave_patience:
                 self._client.leave(self._timing.leave_patience, now)
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
@@ -1422,8 +1421,8 @@ class Network(threading.Thread):
             return True
         timeout = max(0.0, min(deadline, self._route_at) - time.monotonic())
         readable, _, _ = select.select([self._udp, self._wakeup], [], [], timeout)
-        if self._wakeup in readable and LEAVING & set(self._wakeup.recv(4096)):
-            self.leave(self._timing.leave_patience)
+        if self._wakeup in readable and STOPPING & set(self._wakeup.recv(4096)):
+            self._screen.suspend()
         if self._udp in readable:
             self._receive()
         return False
@@ -1460,19 +1459,19 @@ class Network(threading.Thread):
                 with self._lock:
                     self._client.ask(now)
 
-    def _interrupt_main(self) -> None:
-        """Ends the main thread's wait for input, as Ctrl-C would, but also where that is ignored:
-        in the background of a script."""
-        if hasattr(signal, "pthread_kill"):
-            main = threading.main_thread().ident
-            assert main is not None
-            signal.pthread_kill(main, signal.SIGUSR1)
-        else:  # Windows interrupts no thread, and has no modes to restore
-            os._exit(report(self._client))
+
+def read(screen: Screen, network: Network) -> None:
+    """The other thread: reads what is typed, until the person leaves."""
+    try:
+        converse(screen, network)
+    except KeyboardInterrupt:  # Windows tells it to who reads
+        pass
+    finally:  # even a bug here must not leave a client that nobody can end
+        network.leave()
 
 
 def converse(screen: Screen, network: Network) -> None:
-    """Reads what is typed, until the person leaves."""
+    """Says what is typed."""
 
     def candidates(typed: str) -> list[str]:
         return completions(typed, network.others())
@@ -1715,55 +1714,38 @@ def _run(
     client: Client, credentials: Credentials, udp: socket.socket, screen: Screen, timing: Timing
 ) -> None:
     network = Network(client, udp, screen, timing)
-    for number in LEAVING:  # all of them as Ctrl-C: the terminal is restored
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    network.heed_signals()
     try:
-        if not _enter(client, credentials, network, screen):
-            return
-        network.start()
-        with network.interrupting():
-            if not network.has_ended:
-                converse(screen, network)
-        if not network.has_ended:
-            patience = timing.leave_patience if screen.is_terminal else timing.deliver_patience
-            network.leave(patience)
-        network.wait_until_stuck(inf)
+        if _enter(client, credentials, network, screen):
+            # A daemon, since nothing can end its wait for input.
+            threading.Thread(target=read, args=(screen, network), daemon=True).start()
+            if hasattr(signal, "SIGWINCH"):  # is for the thread that has the prompt
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
+            network.run()
     except KeyboardInterrupt:
-        with contextlib.suppress(KeyboardInterrupt):  # a second one does not wait
-            screen.interrupt()
-            network.leave(timing.leave_patience)
-            network.wait_until_stuck(timing.leave_patience + 1)
         network.abandon()
+    finally:
+        screen.close()
 
 
 def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     """Runs the client; returns the exit status."""
     args = _parse_arguments(argv)
     server = f"{args.ip} port {args.server_port}"
-    client = None
     try:
         screen = open_screen(args.username, not args.no_bell)
         credentials = _credentials(args.username, args.register, screen.is_terminal)
         udp = open_socket(args.ip, args.server_port, args.port)
         client = Client(args.username, credentials, server, timing, os.urandom, time.monotonic())
         _run(client, credentials, udp, screen, timing)
+        if client.failure:
+            raise Failed(client.failure)
     except Failed as error:
         print(f"chatclient.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # in the instants before and after the conversation
         pass
-    return report(client) if client else 0
-
-
-def report(client: Client) -> int:
-    """Says what has failed; returns the exit status."""
-    client.abandon()
-    if client.failure:
-        print(f"chatclient.py: {client.failure}", file=sys.stderr)
-    return 1 if client.failure else 0
+    return 0
 
 
 if __name__ == "__main__":

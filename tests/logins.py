@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -161,14 +162,23 @@ class Member(Network):
         self.client = Client(name, credentials, "the server", timing, os.urandom, now)
         super().__init__(self.client, udp_socket(host, port), self.ear, timing)
         self._route_at = inf  # it stays at the address that it was given
-        signal.set_wakeup_fd(-1)  # Ctrl-C ends the measurement, and not only a member
+        self._thread = threading.Thread(target=self.run)
+
+    def start(self) -> None:
+        """Goes on by itself."""
+        self._thread.start()
 
     def end(self) -> None:
-        """Leaves, if it is in, and closes its socket."""
-        self.leave(protocol.TIMING.leave_patience)
-        if self.ident is None:
-            self.start()
-        self.join()
+        """Leaves, if it is in, and closes its sockets."""
+        with self._lock:
+            self.client.leave(protocol.TIMING.leave_patience, time.monotonic())
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        else:
+            self.run()
+        for end in (self._udp, self._wakeup, self._alarm):
+            end.close()
 
 
 def talk(alice: Member, bob: Member, seconds: float) -> Row:

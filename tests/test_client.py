@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
 import sys
 import threading
-import time
 import unittest
 from dataclasses import replace
 from math import inf
@@ -106,44 +104,12 @@ class NetworkTest(unittest.TestCase):
     def network(self, client: Client, timing: Timing = TIMING) -> Network:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         network = Network(client, udp, Screen("alice"), timing)
-        self.addCleanup(signal.set_wakeup_fd, -1)
         for end in (udp, network._wakeup, network._alarm):
             self.addCleanup(end.close)
         return network
 
     def client(self) -> Client:
         return Client("alice", Credentials(), "the server", TIMING, Random(1).randbytes, 0.0)
-
-    def test_a_thread_that_had_nothing_to_do_is_not_stuck(self) -> None:
-        network = self.network(self.client())
-
-        def turn() -> bool:
-            time.sleep(0.3)
-            return True
-
-        self.enterContext(mock.patch.object(network, "_turn", turn))
-        network._turned_at = time.monotonic() - 60
-        network.start()
-        network.wait_until_stuck(10)
-        self.assertTrue(network.has_ended)
-        network.join(10)
-        self.assertFalse(network.is_alive())
-
-    def test_a_thread_that_was_never_started_is_not_waited_for(self) -> None:
-        network = self.network(self.client())
-        start = time.monotonic()
-        network.wait_until_stuck(10)
-        self.assertLess(time.monotonic() - start, 5)
-
-    def test_a_thread_that_does_not_come_round_is_not_waited_for(self) -> None:
-        network = self.network(self.client())
-        finished = threading.Event()
-        self.enterContext(mock.patch.object(network, "run", finished.wait))
-        network.start()
-        network.wait_until_stuck(0.2)
-        self.assertTrue(network.is_alive())
-        finished.set()
-        network.join()
 
     def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
         network = self.network(self.client())
@@ -220,7 +186,7 @@ class NetworkTest(unittest.TestCase):
         writer.join(0.3)
         self.assertTrue(writer.is_alive())
         self.assertEqual(client.backlog, MAX_BACKLOG)
-        network.has_ended = True
+        client.failure = "put out"
         writer.join(10)
         self.assertFalse(writer.is_alive())
 
