@@ -1,19 +1,22 @@
 """The chat room's terminal client: two threads around one protocol object.
 
-    main thread      stdin -> parse_message -> Client.say
-    network thread   recv -> Client.receive_untrusted -> lines -> the screen
-                     send <- Client.datagrams <- - - - - - timers, lines
+    reading thread   stdin -> parse_message -> Client.say
+    main thread      recv -> Client.receive_untrusted -> Said, Note -> the screen
+                     send <- Client.datagrams <- - - - - timers, lines
 
     Credentials  what the person can prove
     Attempt   one handshake, from HELLO to WELCOME
+    Delivery  what was said, until it has come back
     Client    what this end knows: its cursors, what it has yet to deliver, how it is connected;
               no socket, no clock, no thread
-    Network   the thread that owns the socket; one lock guards the Client, and is never held
-              while waiting, sending or printing
-    Screen    where lines appear: above the prompt of a terminal, or one by one in a pipe
+    Screen    a pipe: where lines appear, one by one, and are read
+    PlainTerminal    with a prompt
+    Terminal  above whose prompt lines appear, and what is still waiting
+    Network   the socket and the signals; one lock guards the Client, and is never held while
+              waiting, sending or printing
 
-On a terminal there is a prompt; in a pipe every input line is delivered before the program ends.
-Exit status: 0 left with everything delivered, 1 could not join or deliver or was put out, 2 usage.
+In a pipe every input line is delivered before the program ends. Exit status: 0 left with everything
+delivered, 1 could not join or deliver or was put out, 2 usage.
 """
 
 from __future__ import annotations
