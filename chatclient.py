@@ -1232,7 +1232,7 @@ class Terminal(PlainTerminal):
         put below it, and not above: so takes away all that are as young, and puts them back."""
         with self._lock:
             self._follow_size()
-            now, room = time.monotonic(), self._size.lines - 2 - len(self._footer)
+            now, room = time.monotonic(), max(1, self._size.lines - 2 - len(self._footer))
             young = [row for when, row in self._recent if now - when < YOUNG][-room:]
             rows = young + self._footer
             again = "".join(f"{row}\n" for row in rows)

@@ -498,6 +498,10 @@ class RelayedLines(unittest.TestCase):
     def test_line_that_is_not_utf8_is_refused(self) -> None:
         self.assertRaises(BadMessage, parse_relayed_untrusted, b"1 bob PM \xff")
 
+    def test_a_time_that_a_calendar_may_refuse_is_none(self) -> None:
+        self.assertEqual(parse_relayed_untrusted(b"9999999999 bob HI").unix, 9_999_999_999)
+        self.assertRaises(BadMessage, parse_relayed_untrusted, b"99999999999 bob HI")
+
     def test_member_cannot_speak_for_the_server(self) -> None:
         for line in ("OK 1 x", "NO 1 x", "HERE 0 bob", "BYE", "OUT x"):
             parse_relayed_untrusted(f"1 {SERVER} {line}".encode())
