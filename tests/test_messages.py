@@ -479,7 +479,7 @@ class RelayedLines(unittest.TestCase):
             "OUT logged in from elsewhere": (SERVER, Expelled("logged in from elsewhere")),
         }
         self.assertEqual({type(e) for _, e in table.values()}, set(Event.__args__))
-        for unix in (0, 1_700_000_000, 10**12 - 1):
+        for unix in (0, 1_700_000_000, 10**10 - 1):
             for line, (sender, event) in table.items():
                 with self.subTest(unix=unix, line=line):
                     relayed = Relayed(unix, sender, event)
