@@ -7,15 +7,27 @@ import importlib.util
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Final
+from typing import Final, TypeAlias
 
 from tests.programs import PATIENCE, environment, without_clock
 
 HAS_PTY: Final = importlib.util.find_spec("termios") is not None and hasattr(os, "openpty")
+PASTE: Final = "\033[200~{}\033[201~"  # as terminals mark one, if they are asked to
+
+Cell: TypeAlias = tuple[str, str]  # what it shows, and how; "": the right half of a wide character
+BLANK: Final[Cell] = (" ", "")
+
+
+def columns_of(character: str) -> int:
+    """How many columns it takes on the screen."""
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 class Screen:
@@ -28,15 +40,21 @@ class Screen:
     def __init__(self, rows: int, columns: int) -> None:
         self.size = rows, columns
         self.row = self.column = 0
-        self._cells = [[" "] * columns for _ in range(rows)]
+        self.bells = 0
+        self.gone: list[str] = []  # rows that have scrolled away at the top
+        self._cells = [self._blank() for _ in range(rows)]
+        self._look = ""  # of what is written from now on: SGR's numbers
         self._saved = 0, 0
         self._unread = ""
         self._wraps = True
 
+    def _blank(self) -> list[Cell]:
+        return [BLANK] * self.size[1]
+
     @property
     def rows(self) -> list[str]:
         """The rows down to the cursor's, from the first that is not empty on."""
-        rows = ["".join(cells).rstrip() for cells in self._cells[: self.row + 1]]
+        rows = [_text(cells) for cells in self._cells[: self.row + 1]]
         while len(rows) > 1 and not rows[0]:
             del rows[0]
         return rows
@@ -44,7 +62,27 @@ class Screen:
     @property
     def below(self) -> str:
         """What there is below the cursor's row."""
-        return "".join("".join(cells) for cells in self._cells[self.row + 1 :]).strip()
+        return "".join(map(_text, self._cells[self.row + 1 :])).strip()
+
+    def looks_of(self, text: str) -> set[str]:
+        """How the last place on the screen that shows this text looks: one look, if it is in one
+        colour."""
+        for cells in reversed(self._cells):
+            if (start := "".join(shown for shown, _ in cells).rfind(text)) >= 0:
+                letters = [look for shown, look in cells for _ in shown]
+                return set(letters[start : start + len(text)])
+        raise AssertionError(f"{text!r} is not shown")
+
+    def resize(self, rows: int, columns: int) -> None:
+        """As xterm does it: what does not fit in is cut off, at the right and at the top."""
+        above = max(0, self.row + 1 - rows)
+        self.gone += map(_text, self._cells[:above])
+        self.row -= above
+        self.column = min(self.column, columns - 1)
+        self.size = rows, columns
+        kept = self._cells[above : above + rows]
+        self._cells = [[*cells, *self._blank()][:columns] for cells in kept]
+        self._cells += [self._blank() for _ in range(rows - len(kept))]
 
     def feed(self, text: str) -> None:
         self._unread += text
@@ -54,7 +92,7 @@ class Screen:
             if plain := found["plain"]:
                 self._put(plain)
             elif command := found["command"]:
-                self._control(command, found["numbers"].partition(";")[0])
+                self._control(command, found["numbers"])
             else:
                 self._escape(found["escape"])
 
@@ -65,22 +103,37 @@ class Screen:
             case "\n":
                 self._line_feed()
             case "\b":
-                self.column = max(0, self.column - 1)
+                self.column = max(0, min(self.column, self.size[1] - 1) - 1)
+            case "\a":
+                self.bells += 1
+            case _ if not columns_of(character):  # it joins the one before it
+                cells, at = self._cells[self.row], max(0, self.column - 1)
+                at -= not cells[at][0] and at > 0
+                cells[at] = (cells[at][0] + character, cells[at][1])
             case _ if character.isprintable():
-                if self.column == self.size[1]:  # a full row wraps only with the next character
-                    if self._wraps:
-                        self.column = 0
-                        self._line_feed()
-                    else:
-                        self.column -= 1
-                self._cells[self.row][self.column] = character
-                self.column += 1
+                self._write(character, columns_of(character))
+
+    def _write(self, character: str, width: int) -> None:
+        if self.column + width > self.size[1]:  # a full row wraps only with the next character
+            if self._wraps:
+                self.column = 0
+                self._line_feed()
+            else:
+                self.column = self.size[1] - width
+        cells, end = self._cells[self.row], self.column + width
+        if not cells[self.column][0]:  # half of what is overwritten is nothing
+            cells[self.column - 1] = BLANK
+        if end < self.size[1] and not cells[end][0]:
+            cells[end] = BLANK
+        cells[self.column : end] = [(character, self._look), ("", self._look)][:width]
+        self.column = end
 
     def _line_feed(self) -> None:
         if self.row + 1 < self.size[0]:
             self.row += 1
         else:
-            self._cells = [*self._cells[1:], [" "] * self.size[1]]
+            self.gone.append(_text(self._cells[0]))
+            self._cells = [*self._cells[1:], self._blank()]
 
     def _escape(self, letter: str) -> None:
         match letter:
@@ -90,11 +143,15 @@ class Screen:
                 self.row, self.column = self._saved
 
     def _control(self, command: str, numbers: str) -> None:
+        if command == "m":  # readline ends what it marks by 27, the client everything by nothing
+            self._look = "" if numbers in ("", "0", "27") else numbers
+            return
         if numbers == "?7":
             self._wraps = command == "h"
         number = int(numbers) if numbers.isdigit() else 0
         rows, columns = self.size
         row, count = self._cells[self.row], number or 1
+        self.column = min(self.column, columns - 1)
         match command:
             case "A":
                 self.row = max(0, self.row - count)
@@ -107,28 +164,31 @@ class Screen:
             case "H":
                 self.row = self.column = 0  # readline asks for no other place than home
             case "K":
-                row[self.column :] = [" "] * (columns - self.column)
+                row[self.column :] = [BLANK] * (columns - self.column)
             case "J":
-                row[self.column :] = [" "] * (columns - self.column)
+                row[self.column :] = [BLANK] * (columns - self.column)
                 for below in self._cells[self.row + 1 :]:
-                    below[:] = [" "] * columns
+                    below[:] = self._blank()
             case "M":
                 del self._cells[self.row : self.row + count]
-                self._cells += [[" "] * columns for _ in range(rows - len(self._cells))]
+                self._cells += [self._blank() for _ in range(rows - len(self._cells))]
             case "L":
-                blank = [[" "] * columns for _ in range(count)]
-                self._cells[self.row : self.row] = blank
+                self._cells[self.row : self.row] = [self._blank() for _ in range(count)]
                 del self._cells[rows:]
             case "P":
                 del row[self.column : self.column + count]
-                row += [" "] * (columns - len(row))
+                row += [BLANK] * (columns - len(row))
             case "@":
-                row[self.column : self.column] = [" "] * count
+                row[self.column : self.column] = [BLANK] * count
                 del row[columns:]
 
 
+def _text(cells: Sequence[Cell]) -> str:
+    return "".join(shown for shown, _ in cells).rstrip()
+
+
 class TerminalProgram:
-    """A program on a pseudo-terminal of its own."""
+    """A program on a pseudo-terminal of its own; ``variables`` that are "" are not set."""
 
     # The new process itself takes the terminal: it must be its session's controlling one.
     _LOGIN: Final = (
@@ -136,20 +196,30 @@ class TerminalProgram:
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
 
-    def __init__(self, arguments: Sequence[str], folder: Path, rows: int, columns: int) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        rows: int,
+        columns: int,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         import termios  # not on Windows
 
         self._master, self._slave = os.openpty()
-        termios.tcsetwinsize(self._slave, (rows, columns))
+        self._set_size = termios.tcsetwinsize
+        self._set_size(self._slave, (rows, columns))
         self._get_attributes: Callable[[], list[object]] = lambda: termios.tcgetattr(self._slave)
         self.attributes_before = self._get_attributes()
+        self.written = b""  # all that has come to the terminal
         self._screen = Screen(rows, columns)
         self._changed = Condition()
-        self._process = subprocess.Popen(
+        given = {"TERM": "xterm", "INPUTRC": os.devnull, "NO_COLOR": "", **(variables or {})}
+        self.process = subprocess.Popen(
             [arguments[0], "-c", self._LOGIN, str(self._slave), *arguments[1:]],
             cwd=folder,
             pass_fds=(self._slave,),
-            env=environment(TERM="xterm", INPUTRC=os.devnull),
+            env={name: value for name, value in environment(**given).items() if value},
         )
         self._thread = Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -164,18 +234,27 @@ class TerminalProgram:
             if not raw:
                 return
             with self._changed:
+                self.written += raw
                 self._screen.feed(decoder.decode(raw))
                 self._changed.notify_all()
 
     def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
+        raw = keys.encode()
+        while raw:  # a terminal's input takes some thousand bytes at a time
+            raw = raw[os.write(self._master, raw[:1000]) :]
+
+    def resize(self, rows: int, columns: int) -> None:
+        """What is on its way is written in the old size, or nobody could say what is where."""
+        with self._changed:
+            self._screen.resize(rows, columns)
+            self._set_size(self._slave, (rows, columns))
 
     def press_until_it_ends(self, key: str) -> None:
         """Now and then, like somebody who does not like to wait."""
         for _ in range(20):
             self.type(key)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(PATIENCE / 60)
+                self.process.wait(PATIENCE / 60)
                 return
 
     @property
@@ -183,6 +262,21 @@ class TerminalProgram:
         """The rows down to the cursor's, with ``[HH:MM]`` for every time."""
         with self._changed:
             return [without_clock(row) for row in self._screen.rows]
+
+    @property
+    def all_rows(self) -> list[str]:
+        """The same, and before them what has scrolled away."""
+        with self._changed:
+            return [without_clock(row) for row in self._screen.gone + self._screen.rows]
+
+    def looks_of(self, text: str) -> set[str]:
+        with self._changed:
+            return self._screen.looks_of(text)
+
+    @property
+    def bells(self) -> int:
+        with self._changed:
+            return self._screen.bells
 
     @property
     def cursor(self) -> int:
@@ -207,14 +301,19 @@ class TerminalProgram:
 
         self.wait_until(is_so, f"{rows} and column {cursor}")
 
+    @property
+    def attributes(self) -> list[object]:
+        """The terminal's, at the moment."""
+        return self._get_attributes()
+
     def status(self) -> tuple[int, list[object]]:
         """The exit status, and the terminal's attributes then."""
-        return self._process.wait(PATIENCE), self._get_attributes()
+        return self.process.wait(PATIENCE), self.attributes
 
     def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(PATIENCE)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
         os.close(self._slave)
         self._thread.join(PATIENCE)
         os.close(self._master)
