@@ -11,22 +11,31 @@ import unittest
 from dataclasses import replace
 from math import inf
 from random import Random
+from typing import Any
 from unittest import mock
 
 import protocol
 from chatclient import (
     MAX_BACKLOG,
     Client,
+    Completer,
     Credentials,
     Failed,
     Network,
     Note,
+    Role,
+    Said,
     Screen,
+    Shown,
     _connected,
     _credentials,
+    _pasted,
+    completions,
+    is_calling,
     rows_of,
+    spans_of,
 )
-from protocol import TIMING, Public, Timing
+from protocol import TIMING, Direct, Public, Timing
 
 
 class RowsTest(unittest.TestCase):
@@ -61,6 +70,114 @@ class RowsTest(unittest.TestCase):
 
     def test_a_row_narrower_than_a_character_still_gets_one(self) -> None:
         self.assertEqual(list(rows_of([("日日", "")], 1)), ["日", "  日"])
+
+
+class SpansTest(unittest.TestCase):
+    """A line in its parts, as it is shown to bob."""
+
+    NOON = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
+
+    def check(self, line: Shown, *spans: tuple[str, Role]) -> None:
+        self.assertEqual(tuple(spans_of(line, "bob", self.NOON)), spans)
+
+    def said(self, text: str, to: str = "", **more: Any) -> Said:
+        return Said(int(self.NOON), "alice", to, text, **more)
+
+    def test_what_is_said_has_its_time_its_sender_and_the_persons_own_name(self) -> None:
+        clock, name, colon = ("[12:00] ", Role.FAINT), ("alice", Role.NAME), (": ", Role.TEXT)
+        mention = [("hi ", Role.TEXT), ("Bob", Role.MENTION), ("!", Role.TEXT)]
+        self.check(self.said("hi Bob!"), clock, name, colon, *mention)
+        aside = (" -> you", Role.ASIDE)
+        self.check(self.said("x", "bob"), clock, name, aside, colon, ("x", Role.TEXT))
+
+    def test_what_one_has_written_to_somebody_names_its_reader(self) -> None:
+        own = Said(int(self.NOON), "bob", "alice", "x", is_own=True)
+        clock, you = ("[12:00] ", Role.FAINT), ("you -> ", Role.ASIDE)
+        self.check(own, clock, you, ("alice", Role.NAME), (": ", Role.TEXT), ("x", Role.TEXT))
+
+    def test_what_waits_has_its_state_in_place_of_a_time(self) -> None:
+        waiting = Said(None, "bob", "", "x", is_own=True)
+        self.check(waiting, ("[.....] bob: x", Role.FAINT))
+        late = replace(waiting, label="not delivered yet")
+        self.check(late, ("[not delivered yet] bob: x", Role.LATE))
+
+    def test_what_is_not_from_today_has_its_date(self) -> None:
+        yesterday = replace(self.said("x", label="earlier"), unix=int(self.NOON - 24 * 3600))
+        text = "".join(text for text, _ in spans_of(yesterday, "bob", self.NOON))
+        self.assertEqual(text, "* earlier: [2026-11-23 12:00] alice: x")
+        self.assertEqual({role for _, role in spans_of(yesterday, "bob", self.NOON)}, {Role.FAINT})
+
+    def test_a_direct_message_and_a_mention_call_the_person_unless_they_are_old(self) -> None:
+        for text, is_mention in (
+            ("bob", True),
+            ("hello BOB, look", True),
+            ("(bob)", True),
+            ("bob.", True),
+            ("bobby abob bob-cat my-bob bob_ bob.x", False),
+            ("nothing", False),
+        ):
+            with self.subTest(text=text):
+                self.assertEqual(is_calling(self.said(text), "bob"), is_mention)
+                self.assertFalse(is_calling(self.said(text, label="earlier"), "bob"))
+                self.assertFalse(is_calling(self.said(text, is_own=True), "bob"))
+        self.assertTrue(is_calling(self.said("nothing", "bob"), "bob"))
+        self.assertFalse(is_calling(Note("bob joined", 0), "bob"))
+
+
+class CompletionsTest(unittest.TestCase):
+    def test_names_come_first_and_what_follows_them_depends_on_where_they_are(self) -> None:
+        names = ["Anna", "alice", "hedwig"]
+        for typed, expected in (
+            ("a", ["Anna: ", "alice: "]),
+            ("AN", ["Anna: "]),
+            ("h", ["hedwig: ", "HELP"]),
+            ("d", ["DM "]),
+            ("w", ["WHO"]),
+            ("x", []),
+            ("", ["Anna: ", "alice: ", "hedwig: ", "DM ", "PM ", "WHO", "HELP", "EX"]),
+            ("DM ", ["DM Anna ", "DM alice ", "DM hedwig "]),
+            ("dm  al", ["dm  alice "]),
+            ("DM alice ", []),
+            ("ask al", ["ask alice "]),
+            ("ask ", []),
+        ):
+            with self.subTest(typed=typed):
+                self.assertEqual(completions(typed, names), expected)
+
+    def test_each_tab_puts_the_next_candidate_in_place_of_the_last(self) -> None:
+        complete = Completer(lambda typed: [name for name in ("anna ", "al ") if typed == "a"])
+        typed, put = "a", []
+        for _ in range(3):
+            typed = complete(typed, 0) or typed
+            put.append(typed)
+            self.assertIsNone(complete(typed, 1))  # a second one would be listed
+        self.assertEqual(put, ["anna ", "al ", "anna "])
+        self.assertIsNone(complete("nobody", 0))
+        self.assertEqual(complete("a", 0), "anna ")
+
+    def test_a_single_candidate_is_put_once(self) -> None:
+        complete = Completer(lambda typed: ["anna: "])
+        self.assertEqual(complete("a", 0), "anna: ")
+        self.assertIsNone(complete("anna: ", 0))
+
+
+class PastedTest(unittest.TestCase):
+    def test_a_line_without_a_command_goes_where_the_line_before_it_went(self) -> None:
+        for typed, expected in (
+            ("one\n\n  two ", [Public("one"), Public("two")]),
+            ("DM alice x\ny\nEX", [Direct("alice", text) for text in ("x", "y", "EX")]),
+            (
+                "one\ndm alice x\nPM z\nWHO",
+                [Public("one"), Direct("alice", "x"), Public("z"), Public("WHO")],
+            ),
+        ):
+            with self.subTest(typed=typed):
+                self.assertEqual(_pasted(typed), expected)
+
+    def test_a_line_that_would_have_to_ask_makes_the_whole_paste_a_mistake(self) -> None:
+        for line in ("PM", "DM", "DM alice", "dm alice  "):
+            with self.subTest(line=line), self.assertRaisesRegex(protocol.BadMessage, "text"):
+                _pasted(f"one\n{line}\ntwo")
 
 
 class CredentialsTest(unittest.TestCase):

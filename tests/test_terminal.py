@@ -67,8 +67,19 @@ class TerminalTest(AccountsTest):
         size = rows or self.ROWS, columns or self.COLUMNS
         program = TerminalProgram(start, self.folder, *size, variables)
         self.addCleanup(program.stop)
-        program.wait_until(lambda: program.rows[-1] == ">", "the prompt")
+        program.wait_until(lambda: self.is_ready(program.rows), "the prompt")
         return program
+
+    def is_ready(self, rows: list[str]) -> bool:
+        return any(row.startswith("* here: ") for row in rows) and rows[-1].endswith(">")
+
+    def enter_nothing(self, terminal: TerminalProgram) -> None:
+        """A terminal of which nothing is known may show a first prompt twice, before and after a
+        line that comes in at that moment."""
+        count = len(terminal.all_rows)
+        terminal.type("\r")
+        terminal.wait_until(lambda: len(terminal.all_rows) > count, "another row")
+        terminal.wait_for(">", cursor=2)
 
     def serve(self, *options: str, port: int = 0) -> None:
         self.server = self.start_server("--rate", "0", *options, port=port)
@@ -184,6 +195,26 @@ class Incoming(Room):
             self.bob.wait_for(first, *others, "> half", cursor=5)
         self.bob.type("\r")
         self.bob.wait_for("[HH:MM] bob: half", ">", cursor=2)
+
+    def test_a_line_that_is_longer_than_a_narrowed_row_is_still_sent_as_a_whole(self) -> None:
+        self.bob.type("0123456789 0123456789 0123456789")
+        self.bob.wait_for("> 0123456789 0123456789 0123456789", cursor=34)
+        self.bob.resize(8, 20)
+        self.bob.wait_until(lambda: self.bob.rows[-1].endswith("6789"), "its end")
+        self.alice.type("hello")
+        self.bob.wait_until(lambda: "[HH:MM] alice: hello" in self.bob.rows, "what alice says")
+        self.bob.wait_until(lambda: self.bob.rows[-1].endswith("6789"), "its end")
+        self.bob.type("!\r")
+        self.alice.wait_for(*public("bob", "0123456789 0123456789 0123456789!"))
+        self.bob.wait_for(
+            "[HH:MM] alice: hello",
+            "[HH:MM] bob:",
+            "  0123456789",
+            "  0123456789",
+            "  0123456789!",
+            ">",
+            cursor=2,
+        )
 
     def test_a_resized_window_keeps_what_is_waiting(self) -> None:
         self.stop_server()
@@ -501,6 +532,7 @@ class Looks(TerminalTest):
             with self.subTest(term=term):
                 name = f"b-{term}"[:9]
                 bob = self.terminal(name, variables={"TERM": term})
+                self.enter_nothing(bob)
                 bob.type("half")
                 bob.wait_for("> half", cursor=6)
                 alice.type(f"hello {name}")
@@ -533,31 +565,51 @@ class Looks(TerminalTest):
 
 
 class Hostile(TerminalTest):
-    """A server, and members, whose programs let everything through."""
+    """A server, and members, whose programs let everything through, and add to it."""
 
-    FREE: Final = (
+    MEMBER: Final = (
         "import protocol; protocol.clean_text = str; protocol._check_text = lambda text: None"
     )
+    SERVER: Final = MEMBER + (
+        "; from dataclasses import replace; message, shake = protocol.format_message, "
+        "protocol.format_handshake; evil = '\\033[5m\\u202e\\x9b2J';"
+        "protocol.format_message = lambda x: message(x).replace('called', evil + 'called');"
+        "protocol.format_handshake = lambda x: shake("
+        "replace(x, text=evil + x.text) if hasattr(x, 'text') else x)"
+    )
     TEXT: Final = "\033[2Jred\033]0;title\a\x9b31m\x07 \u202eabc\u2066 end"
+    # What readline and the client say to a terminal that has no colours.
+    THEIRS: Final = rb"\033(\[(\?7[lh]|\?2004[lh]|\d*[ABCDJKLMP]|H)|7|8)"
+    DANGEROUS: Final = "[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e\u2066]"
+
+    def assert_harmless(self, terminal: TerminalProgram) -> None:
+        written = re.sub(self.THEIRS, b"", terminal.written).decode()
+        self.assertNotRegex(written, self.DANGEROUS)
 
     def test_nothing_that_a_terminal_obeys_reaches_it(self) -> None:
         arguments = ["0", "--db", str(self.db), "--host", LOCALHOST]
-        start = run_with(self.FREE, "chatserver", arguments)
-        server = self.start(start)
+        server = self.start(run_with(self.SERVER, "chatserver", arguments))
         server.wait_until(lambda: bool(server.printed), "the address")
         self.port = int(server.printed[0].rpartition(" ")[2])
-        bob = self.terminal("bob", "--no-bell", variables={"NO_COLOR": "1"})
-        mallory = self.start(run_with(self.FREE, "chatclient", self.arguments("mallory")))
-        honest, reader = self.join(self.port, "alice", "reader")
-        mallory.type("hello", self.TEXT, f"DM bob {self.TEXT}", "the end")
-        self.wait_for_rows(bob, "[HH:MM] mallory: hello", "[HH:MM] mallory: the end")
-        for client in (honest, reader):
-            client.wait_for("[HH:MM] mallory: the end")
-            self.assertNotRegex("".join(client.shown), "[\x00-\x1f\x7f-\x9f\u202e\u2066]")
-        written = re.sub(
-            rb"\033\[(\?7[lh]|\?2004[lh]|\d*[ABCDJKLMP]|H)|\0337|\0338", b"", bob.written
+        bob = self.terminal("bob", "--no-bell", rows=24, variables={"NO_COLOR": "1"})
+        mallory = self.start(run_with(self.MEMBER, "chatclient", self.arguments("mallory")))
+        mallory.type(self.TEXT, f"DM bob {self.TEXT}", "the end")
+        self.wait_for_rows(
+            bob,
+            "[HH:MM] mallory: [2Jred]0;title31m abc",  # it goes on in the next row
+            "  [2Jred]0;title31m abc end",
+            "[HH:MM] mallory: the end",
         )
-        self.assertNotRegex(written.decode(), "[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e\u2066]")
+        bob.type("DM me x\r")
+        self.wait_for_rows(bob, "* not delivered: nobody here is")
+        bob.wait_for("  [5m2Jcalled me. To say it to everyone:", "  PM DM me x", ">", cursor=2)
+        self.assert_harmless(bob)
+        again = command("chatclient", self.arguments("bob"), {})
+        refused = TerminalProgram(again, self.folder, 24, 80, {"NO_COLOR": "1"})
+        self.addCleanup(refused.stop)
+        refused.wait_until(lambda: "chatclient.py: [5m2J" in refused.rows[0], "the refusal")
+        self.assertEqual(refused.status(), (1, refused.attributes_before))
+        self.assert_harmless(refused)
 
 
 class WithoutReadline(TerminalTest):
@@ -568,7 +620,7 @@ class WithoutReadline(TerminalTest):
         (alice,) = self.join(self.port, "alice")
         start = run_with("sys.modules['readline'] = None", "chatclient", self.arguments("bob"))
         bob = self.on_terminal(start, rows=24)
-        bob.wait_for("* here: alice, bob", ">", cursor=2)
+        self.enter_nothing(bob)
         bob.type("half")
         bob.wait_for("> half", cursor=6)
         alice.type("hello")
