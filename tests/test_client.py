@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import unittest
 from dataclasses import replace
 from math import inf
