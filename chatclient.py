@@ -82,6 +82,7 @@ MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill th
 BACKLOG_PAUSE: Final = 0.05  # seconds
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
 YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
+ENTERED_PAUSE: Final = 0.001  # seconds
 RECENT_ROWS: Final = 200  # more than any screen has
 # What a terminal has to understand: go up, delete and insert rows, clear below, save and restore
 # the cursor (terminfo(5)'s names).
@@ -1074,7 +1075,7 @@ class PlainTerminal(Screen):
 
     def __init__(self, me: str) -> None:
         super().__init__(me)
-        self._prompt = ""  # while something is being asked
+        self._prompt = ""  # the one that is to be seen at the moment
         self._attributes = termios.tcgetattr(sys.stdin.fileno()) if termios else None
         if readline:
             is_libedit = "libedit" in (readline.__doc__ or "")
@@ -1093,8 +1094,11 @@ class PlainTerminal(Screen):
     ) -> str | None:
         if readline:
             readline.set_completer(Completer(candidates))
+            # It is there once readline has the terminal.
+            readline.set_startup_hook(functools.partial(self._begin, prompt))
+        else:
+            self._begin(prompt)
         try:
-            self._prompt = prompt
             typed = self._read(prompt)
         except (EOFError, OSError):
             self._end_row("")
@@ -1105,6 +1109,9 @@ class PlainTerminal(Screen):
         if readline and remembers and typed.strip():
             readline.add_history(typed)
         return typed
+
+    def _begin(self, prompt: str) -> None:
+        self._prompt = prompt
 
     def _read(self, prompt: str) -> str:
         return input(prompt)
@@ -1178,12 +1185,12 @@ class Terminal(PlainTerminal):
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
         news = [line for line in lines if not isinstance(line, Late)]
+        self._follow_size()
+        rows = [row for line in news for row in self._rows(line)]
+        footer = None if waiting is None else self._footer_of(waiting)
+        self._await_taking_away()
         with self._lock:
-            self._follow_size()
-            rows = [row for line in news for row in self._rows(line)]
-            footer = self._footer if waiting is None else self._footer_of(waiting)
-            if rows or footer != self._footer:
-                self._put(rows, footer)
+            self._put(rows, self._footer if footer is None else footer)
         if self._has_bell and any(is_calling(line, self._me) for line in news):
             self._write("\a")
 
@@ -1202,15 +1209,19 @@ class Terminal(PlainTerminal):
         return rows
 
     def _follow_size(self) -> None:
-        """In another size the rows of the footer may have become more, or fewer, or be gone: then
-        it is better to leave them where they are than to take away something else."""
-        size = _size()
-        if size.columns < self._size.columns or size.lines < len(self._footer) + 2:
-            self._footer = []
-        self._size = size
+        """A row of the footer that is wider than the window by now has become two in some terminals
+        and not in others: it is better to leave it where it is than to take away something else."""
+        with self._lock:
+            size = self._size = _size()
+            plain_rows = (re.sub(r"\033\[[\d;]*m", "", row) for row in self._footer)
+            width = max((sum(map(_columns_of, row)) for row in plain_rows), default=0)
+            if width > size.columns or len(self._footer) + 2 > size.lines:
+                self._footer = []
 
     def _put(self, rows: list[str], footer: list[str]) -> None:
         """Puts rows below all others, and another footer below them, a screenful at a time."""
+        if not rows and footer == self._footer:
+            return
         now = time.monotonic()
         self._recent.extend((now, row) for row in rows)
         out, removed, rows = [], len(self._footer), rows + footer
@@ -1227,11 +1238,23 @@ class Terminal(PlainTerminal):
         self._take_away_typed()
         return typed
 
+    def _await_taking_away(self) -> None:
+        """When Enter was pressed, readline has let go of the terminal, and the row that was typed
+        is above the cursor: it has to go first."""
+        assert termios
+        until = time.monotonic() + YOUNG / 2
+        while self._prompt and time.monotonic() < until:
+            if not termios.tcgetattr(sys.stdin.fileno())[3] & termios.ICANON:
+                return
+            time.sleep(ENTERED_PAUSE)
+
     def _take_away_typed(self) -> None:
-        """Takes away the row that was just entered. In the instant since then rows may have been
-        put below it, and not above: so takes away all that are as young, and puts them back."""
+        """Takes away the row that was just entered. In the instant until readline has let go of the
+        terminal rows may have been put below it, and not above: so takes away all that are young,
+        and puts them back."""
+        self._follow_size()
         with self._lock:
-            self._follow_size()
+            self._prompt = ""
             now, room = time.monotonic(), max(1, self._size.lines - 2 - len(self._footer))
             young = [row for when, row in self._recent if now - when < YOUNG][-room:]
             rows = young + self._footer
@@ -1487,7 +1510,8 @@ def converse(screen: Screen, network: Network) -> None:
             try:
                 messages = _messages(typed, screen, network)
             except protocol.BadMessage as error:
-                hint = f". To say it to everyone: PM {typed}" if " " in typed else ""
+                can_be_said = " " in typed and "\n" not in typed
+                hint = f". To say it to everyone: PM {typed}" if can_be_said else ""
                 screen.show([Note(f"not sent: {error}{hint}")])
                 continue
             if protocol.Exit() in messages or not all(map(network.say, messages)):

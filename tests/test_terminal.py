@@ -237,6 +237,18 @@ class Incoming(Room):
         self.go_on()
         self.bob.wait_for("[HH:MM] bob: one", "> half", cursor=5)
         self.assertEqual(said(self.bob.all_rows), ["[HH:MM] bob: one"])
+        self.assertFalse([row for row in self.bob.all_rows if PENDING in row])
+
+    def test_a_row_that_is_wider_than_a_narrowed_window_is_not_taken_for_another(self) -> None:
+        self.alice.type("before")
+        self.bob.wait_for("[HH:MM] alice: before", ">", cursor=2)
+        self.stop_server()
+        self.bob.type("a long one in one row\r")
+        self.bob.wait_for(f"{PENDING} bob: a long one in one row", ">", cursor=2)
+        self.bob.resize(8, 25)
+        self.go_on()
+        self.bob.wait_for("[HH:MM] bob: a long one", "  in one row", ">", cursor=2)
+        self.assertIn("[HH:MM] alice: before", self.bob.rows)
 
     def test_the_prompts_of_pm_and_dm_are_like_any_other(self) -> None:
         self.bob.type("DM\r")
@@ -740,6 +752,9 @@ class Pastes(Room):
         self.paste("one", "DM alice", "two")
         self.bob.type("\r")
         self.bob.wait_until(lambda: "* not sent: " in "\n".join(self.bob.rows), "the refusal")
+        self.bob.wait_for(
+            "* not sent: in a paste DM alice needs", "  its text in the same line", ">", cursor=2
+        )
         self.bob.type("the end\r")
         self.alice.wait_for(*public("bob", "the end"))
         self.assertEqual(talk(self.alice.shown), public("bob", "the end"))
