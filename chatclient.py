@@ -62,6 +62,8 @@ def _optional(name: str) -> ModuleType | None:
 # Windows has none of them; its console edits lines by itself.
 readline, curses, termios = map(_optional, ("readline", "curses", "termios"))
 
+IS_LIBEDIT: Final = "libedit" in ((readline and readline.__doc__) or "")
+
 RandomBytes: TypeAlias = Callable[[int], bytes]
 T = TypeVar("T")
 
@@ -75,7 +77,11 @@ HELP: Final = (  # narrow enough for a small screen
 )
 COMMANDS: Final = ("DM ", "PM ", "WHO", "HELP", "EX")
 # What ends the client properly.
-LEAVING: Final = {getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)}
+LEAVING: Final = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+}
 STOPPING: Final = {getattr(signal, "SIGTSTP", None)}
 PASSWORD_TRIES: Final = 3
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
@@ -84,10 +90,10 @@ SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one a
 YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
 ENTERED_PAUSE: Final = 0.001  # seconds
 RECENT_ROWS: Final = 200  # more than any screen has
-# What a terminal has to understand: go up, delete and insert rows, clear below, save and restore
+# What a terminal has to understand: go up, delete and insert rows, clear the row, save and restore
 # the cursor (terminfo(5)'s names).
 BRACKETS_PASTES: Final = "\033[?2004h"  # a terminal that does marks where a paste begins and ends
-CAPABILITIES: Final = ("cuu1", "dl1", "il1", "ed", "sc", "rc")
+CAPABILITIES: Final = ("cuu1", "dl1", "il1", "el", "sc", "rc")
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 EXAMPLES: Final = """examples:
   python chatclient.py 127.0.0.1 7890 alice
@@ -1078,8 +1084,7 @@ class PlainTerminal(Screen):
         self._prompt = ""  # the one that is to be seen at the moment
         self._attributes = termios.tcgetattr(sys.stdin.fileno()) if termios else None
         if readline:
-            is_libedit = "libedit" in (readline.__doc__ or "")
-            readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+            readline.parse_and_bind("bind ^I rl_complete" if IS_LIBEDIT else "tab: complete")
             readline.set_auto_history(False)
             readline.set_completer_delims("")  # a completion has the whole line
 
@@ -1094,7 +1099,7 @@ class PlainTerminal(Screen):
     ) -> str | None:
         if readline:
             readline.set_completer(Completer(candidates))
-            # It is there once readline has the terminal.
+        if readline and not IS_LIBEDIT:  # it says when the prompt is there
             readline.set_startup_hook(functools.partial(self._begin, prompt))
         else:
             self._begin(prompt)
@@ -1135,7 +1140,8 @@ class PlainTerminal(Screen):
 
     def _typed(self) -> str:
         """What is in the row of the prompt, if that can be known."""
-        return readline.get_line_buffer() if readline and self._prompt else ""
+        typed = readline.get_line_buffer() if readline and self._prompt else ""
+        return "" if typed.endswith("\n") else typed  # until the first key, libedit's last line
 
 
 class Completer:
@@ -1173,7 +1179,10 @@ class Terminal(PlainTerminal):
         super().__init__(me)
         assert readline
         readline.parse_and_bind("set horizontal-scroll-mode on")
-        readline.parse_and_bind("set enable-bracketed-paste on")  # a paste is one input
+        # A paste is one input. But readline, set to ask for that itself, adds an empty row to each
+        # line that is entered after an end of input.
+        readline.parse_and_bind("set enable-bracketed-paste off")
+        readline.parse_and_bind(r'"\e[200~": bracketed-paste-begin')
         # Clearing the screen would take the footer with it, unknown to us.
         readline.parse_and_bind(r'"\C-l": redraw-current-line')
         self._has_colours = has_colours
@@ -1212,7 +1221,10 @@ class Terminal(PlainTerminal):
         """A row of the footer that is wider than the window by now has become two in some terminals
         and not in others: it is better to leave it where it is than to take away something else."""
         with self._lock:
-            size = self._size = _size()
+            size = _size()
+            if size != self._size:
+                self._recent.clear()  # some may be gone
+            self._size = size
             plain_rows = (re.sub(r"\033\[[\d;]*m", "", row) for row in self._footer)
             width = max((sum(map(_columns_of, row)) for row in plain_rows), default=0)
             if width > size.columns or len(self._footer) + 2 > size.lines:
@@ -1230,6 +1242,10 @@ class Terminal(PlainTerminal):
             removed, rows = 0, rows[self._size.lines - 1 :]
         self._footer = footer
         self._write("".join(out))
+
+    def _begin(self, prompt: str) -> None:
+        self._write(BRACKETS_PASTES)
+        super()._begin(prompt)
 
     def _read(self, prompt: str) -> str:
         with self._lock:
@@ -1258,8 +1274,7 @@ class Terminal(PlainTerminal):
             now, room = time.monotonic(), max(1, self._size.lines - 2 - len(self._footer))
             young = [row for when, row in self._recent if now - when < YOUNG][-room:]
             rows = young + self._footer
-            again = "".join(f"{row}\n" for row in rows)
-            self._write(f"\033[{len(rows) + 1}A\r\033[J{_unwrapped(again)}")
+            self._write(_spliced(len(rows) + 1, rows))
 
     def _end_row(self, typed: str) -> None:
         """What was half typed stays to be seen."""
@@ -1294,17 +1309,13 @@ def _spliced(removed: int, rows: list[str]) -> str:
     if removed:
         out += f"\033[{removed}A\r\033[{removed}M"
     if count:
-        again = "".join(f"{row}\n" for row in rows)
-        out += "\n" * count + f"\033[{count}A\r\033[{count}L{_unwrapped(again)}"
+        out += "\n" * count + f"\033[{count}A\r\033[{count}L"
+        # A terminal may take a letter for wider than we do, but must not wrap the row.
+        out += "\033[?7l" + "".join(f"{row}\n" for row in rows) + "\033[?7h"
     out += "\0338"
     if count != removed:
         out += f"\033[{count - removed}B" if count > removed else f"\033[{removed - count}A"
     return out
-
-
-def _unwrapped(rows: str) -> str:
-    """Rows that a terminal must not wrap, though it may take a letter for wider than we do."""
-    return f"\033[?7l{rows}\033[?7h"
 
 
 def open_screen(me: str, has_bell: bool) -> Screen:
@@ -1314,7 +1325,7 @@ def open_screen(me: str, has_bell: bool) -> Screen:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return Screen(me)
-    if not readline or "libedit" in (readline.__doc__ or "") or not curses:
+    if not readline or IS_LIBEDIT or not curses:
         return PlainTerminal(me)
     try:
         curses.setupterm()

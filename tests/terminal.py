@@ -166,6 +166,8 @@ class Screen:
             case "K":
                 row[self.column :] = [BLANK] * (columns - self.column)
             case "J":
+                if self.row == self.column == 0:  # tmux and screen keep what is cleared from there
+                    self.gone += filter(None, map(_text, self._cells))
                 row[self.column :] = [BLANK] * (columns - self.column)
                 for below in self._cells[self.row + 1 :]:
                     below[:] = self._blank()

@@ -446,6 +446,18 @@ class Editing(Room):
         self.assertEqual(self.bob.all_rows[: len(before)], before)
         self.assertEqual(len(self.bob.all_rows), len(before) + 2)
 
+    def test_an_end_of_input_in_a_prompt_cancels_it_and_leaves_no_row(self) -> None:
+        self.bob.type("PM\r")
+        self.bob.wait_for("* here: alice, bob", "Message:", cursor=9)
+        self.bob.type("\x04")
+        self.bob.wait_for("* here: alice, bob", ">", cursor=2)
+        for text in ("one", "two"):
+            self.bob.type(f"{text}\r")
+            self.bob.wait_for(f"[HH:MM] bob: {text}", ">", cursor=2)
+        self.assertEqual(
+            self.bob.all_rows, ["* here: alice, bob", *public("bob", "one", "two"), ">"]
+        )
+
     def test_ctrl_l_takes_nothing_away(self) -> None:
         self.stop_server()
         self.bob.type("one\r")
@@ -675,7 +687,7 @@ class Ends(Room):
         # Who runs the tests with nohup ignores one of them, and programs inherit that.
         before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             name = number.name.lower()
             terminal = self.terminal(name)
             terminal.type("half a li")
