@@ -802,8 +802,8 @@ class Client:
 
     @property
     def backlog(self) -> int:
-        """How many lines wait to be sent or acknowledged."""
-        return len(self._delivery.queue) + len(self._delivery.outbox.lines)
+        """How many lines wait to be sent, acknowledged or shown."""
+        return len(self._delivery.queue) + len(self._delivery.outbox.lines) + len(self.shown)
 
     def waiting(self) -> list[Said]:
         """What was said and has not come back, in order."""
@@ -1039,8 +1039,8 @@ class Screen:
         # Not the buffer of sys.stdin: at the end nobody could take that from who waits in it.
         self._input = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
 
-    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
-        """Shows lines, and what is waiting; None: the same as before."""
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
+        """Shows lines, and what is waiting."""
         self._write("".join(f"{row}\n" for row in plain(lines, self._me, time.time())))
 
     def ask(
@@ -1088,7 +1088,7 @@ class PlainTerminal(Screen):
             readline.set_auto_history(False)
             readline.set_completer_delims("")  # a completion has the whole line
 
-    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
         text = "".join(f"{row}\n" for row in plain(lines, self._me, time.time()))
         if text and self._prompt:
             text = f"\n{text}{self._prompt}{self._typed()}"
@@ -1192,14 +1192,14 @@ class Terminal(PlainTerminal):
         self._footer: list[str] = []
         self._recent: deque[tuple[float, str]] = deque(maxlen=RECENT_ROWS)
 
-    def show(self, lines: Sequence[Shown], waiting: Sequence[Said] | None = None) -> None:
+    def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
         news = [line for line in lines if not isinstance(line, Late)]
         self._follow_size()
         rows = [row for line in news for row in self._rows(line)]
-        footer = None if waiting is None else self._footer_of(waiting)
+        footer = self._footer_of(waiting)
         self._await_taking_away()
         with self._lock:
-            self._put(rows, self._footer if footer is None else footer)
+            self._put(rows, footer)
         if self._has_bell and any(is_calling(line, self._me) for line in news):
             self._write("\a")
 
@@ -1360,16 +1360,27 @@ class Network:
     # -- for the thread that reads
 
     def say(self, message: protocol.Message) -> bool:
-        """Waits while more is piped than can be delivered; False once all is over."""
-        client = self._client
-        while not (self._screen.is_terminal or client.is_over or client.backlog < MAX_BACKLOG):
-            time.sleep(BACKLOG_PAUSE)
+        """Will be delivered; False once all is over."""
+        self._hold_back()
         with self._lock:
             if self._client.is_over or self._client.is_leaving:
                 return False
             self._client.say(message, time.monotonic())
         self._wake()
         return True
+
+    def tell(self, *words: str) -> None:
+        """Will be shown: by the main thread, which must never wait for this one to write."""
+        self._hold_back()
+        with self._lock:
+            self._client.shown += map(Note, words)
+        self._wake()
+
+    def _hold_back(self) -> None:
+        """Waits while more is piped than can be delivered and shown."""
+        client = self._client
+        while not (self._screen.is_terminal or client.is_over or client.backlog < MAX_BACKLOG):
+            time.sleep(BACKLOG_PAUSE)
 
     def others(self) -> list[str]:
         """Who else is here; whom we have talked with last comes first."""
@@ -1516,14 +1527,14 @@ def converse(screen: Screen, network: Network) -> None:
     while (typed := screen.ask("> ", candidates, remembers=True)) is not None:
         typed = typed.strip()
         if typed.upper() == "HELP":
-            screen.show([Note(text) for text in HELP])
+            network.tell(*HELP)
         elif typed:
             try:
                 messages = _messages(typed, screen, network)
             except protocol.BadMessage as error:
                 can_be_said = " " in typed and "\n" not in typed
                 hint = f". To say it to everyone: PM {typed}" if can_be_said else ""
-                screen.show([Note(f"not sent: {error}{hint}")])
+                network.tell(f"not sent: {error}{hint}")
                 continue
             if protocol.Exit() in messages or not all(map(network.say, messages)):
                 return
@@ -1737,7 +1748,7 @@ def _enter(client: Client, credentials: Credentials, network: Network, screen: S
     tries = PASSWORD_TRIES if screen.is_terminal else 0
     while client.wants_password and tries:
         tries -= 1
-        screen.show([Note(client.failure or "")])
+        screen.show([Note(client.failure or "")], [])
         client.log_in(_typed_password(f"Password for {client.username}: "), time.monotonic())
         network.enter()
     if client.wants_password and credentials.password is None:
