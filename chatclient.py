@@ -77,12 +77,9 @@ HELP: Final = (  # narrow enough for a small screen
 )
 COMMANDS: Final = ("DM ", "PM ", "WHO", "HELP", "EX")
 # What ends the client properly.
-LEAVING: Final = {
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-    if hasattr(signal, name)
-}
-STOPPING: Final = {getattr(signal, "SIGTSTP", None)}
+_LEAVING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+LEAVING: Final = {getattr(signal, name) for name in _LEAVING if hasattr(signal, name)}
+STOPPING: Final = {signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else set()
 PASSWORD_TRIES: Final = 3
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
@@ -1064,13 +1061,14 @@ class Screen:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except (OSError, KeyboardInterrupt) as error:
-            # Its reader is gone or has stopped to read, or its disk is full. What is still
-            # buffered must not be written, and complained about, at the end.
-            self.is_closed = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except OSError:  # its reader is gone, or its disk is full
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Nobody reads what we write: it goes nowhere, with what is buffered, or being written when
+        a signal brings this about; nor will anybody complain of it at the end."""
+        self.is_closed = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class PlainTerminal(Screen):
@@ -1354,8 +1352,7 @@ class Network:
         self._alarm.setblocking(False)
         self._route_at = -inf  # when to look again whether the way to the server is another one
         self._waiting: list[Said] = []  # as it was last shown
-        self._is_running = False
-        self._is_interrupted = False
+        self._interrupts = 0  # how often Ctrl-C was pressed
 
     # -- for the thread that reads
 
@@ -1402,59 +1399,42 @@ class Network:
 
     # -- for the main thread
 
-    def heed_signals(self) -> None:
-        """From now on Ctrl-C and its like make the client leave, if it is running."""
-        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
-        for number in LEAVING:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
-        if hasattr(signal, "SIGALRM"):
-            signal.signal(signal.SIGALRM, self._interrupt)
-        if hasattr(signal, "SIGTSTP") and self._screen.is_terminal:
-            signal.signal(signal.SIGTSTP, lambda *_: None)  # it wakes us: see _turn
-
-    def _interrupt(self, *_: object) -> None:
-        if self._is_interrupted or not self._is_running:
-            raise KeyboardInterrupt
-        self._is_interrupted = True
-        self._limit_turn()
-
-    def _limit_turn(self) -> None:
-        """Interrupts again if a turn does not end: nobody reads what it shows."""
-        if hasattr(signal, "alarm"):
-            signal.alarm(math.ceil(self._timing.leave_patience) + 1)
-
     def enter(self) -> None:
         """Goes on until the room is joined, or cannot be."""
         self.run(lambda: self._client.has_joined)
 
     def run(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Goes on until all is over. KeyboardInterrupt: Ctrl-C was pressed again, or nobody reads
-        what is shown."""
-        self._is_running = True
-        try:
-            while not self._turn() and not is_enough():
-                pass
-        finally:
-            self._is_running = False
+        """Goes on until all is over. Signals are only noted, and wake it: an exception might come
+        between any two steps."""
+        signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
+        heed(self._interrupt, (lambda *_: None) if self._screen.is_terminal else signal.SIG_DFL)
+        if hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, lambda *_: self._screen.give_up())
+        while not self._turn() and not is_enough():
+            pass
 
-    def abandon(self) -> None:
-        """Ends now, and says what is lost."""
-        with self._lock:
-            self._client.abandon()
-        self._screen.show(self._client.shown, [])
+    def _interrupt(self, *_: object) -> None:
+        self._interrupts += 1
+        self._limit_turn()
+
+    def _limit_turn(self) -> None:
+        """A turn that does not end is waiting for somebody to read what it shows."""
+        if hasattr(signal, "alarm"):
+            signal.alarm(math.ceil(self._timing.leave_patience) + 1)
 
     def _turn(self) -> bool:
         """Sends, shows and waits once; whether all is over."""
         now = time.monotonic()
         if now >= self._route_at:
             self._follow_route(now)
-        if self._is_interrupted:
+        if self._interrupts:
             self._limit_turn()
         with self._lock:
-            is_unwanted = self._is_interrupted or self._screen.is_closed
+            is_unwanted = self._interrupts or self._screen.is_closed
             if is_unwanted and self._client.patience > self._timing.leave_patience:
                 self._client.leave(self._timing.leave_patience, now)
+            if self._interrupts > 1:
+                self._client.abandon()
             out = self._client.datagrams(now)
             shown, self._client.shown = self._client.shown, []
             waiting = self._client.waiting() if self._screen.is_live else []
@@ -1506,6 +1486,15 @@ class Network:
                 self._udp = moved
                 with self._lock:
                     self._client.ask(now)
+
+
+def heed(leaving: Any, stopping: Any = signal.SIG_DFL) -> None:
+    """From now on Ctrl-C and its like do this, and Ctrl-Z that, unless whoever has started us
+    wants them ignored."""
+    for numbers, handler in ((LEAVING, leaving), (STOPPING, stopping)):
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 def read(screen: Screen, network: Network) -> None:
@@ -1749,6 +1738,7 @@ def _enter(client: Client, credentials: Credentials, network: Network, screen: S
     while client.wants_password and tries:
         tries -= 1
         screen.show([Note(client.failure or "")], [])
+        heed(signal.default_int_handler)
         client.log_in(_typed_password(f"Password for {client.username}: "), time.monotonic())
         network.enter()
     if client.wants_password and credentials.password is None:
@@ -1763,7 +1753,6 @@ def _run(
     client: Client, credentials: Credentials, udp: socket.socket, screen: Screen, timing: Timing
 ) -> None:
     network = Network(client, udp, screen, timing)
-    network.heed_signals()
     try:
         if _enter(client, credentials, network, screen):
             # A daemon, since nothing can end its wait for input.
@@ -1771,9 +1760,8 @@ def _run(
             if hasattr(signal, "SIGWINCH"):  # is for the thread that has the prompt
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
             network.run()
-    except KeyboardInterrupt:
-        network.abandon()
     finally:
+        heed(signal.SIG_IGN)  # the end is short, and an exception would be in its way
         screen.close()
 
 
