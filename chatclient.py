@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import enum
 import errno
 import functools
 import getpass
@@ -886,20 +885,15 @@ def _in_words(message: protocol.Message) -> str:
 # ------------------------------------------------------------------------------ lines in words
 
 
-class Role(enum.Enum):
-    """What a part of a line is; the value says how it looks (ECMA-48 §8.3.117, SGR)."""
-
-    TEXT = ""
-    FAINT = "2"  # times, comings and goings, and what is no news
-    NAME = "1"  # bold, and in a colour of its own
-    ASIDE = "1;35"  # for one member only
-    MENTION = "1;7"  # reversed
-    NOTE = "33"
-    LATE = "1;33"
-
-
-Span: TypeAlias = tuple[str, Role]
+# How a part of a line looks on a terminal (ECMA-48 §8.3.117, SGR).
+PLAIN: Final = ""
+FAINT: Final = "2"  # times, comings and goings, and what is no news
+ASIDE: Final = "1;35"  # for one member only
+MENTION: Final = "1;7"  # reversed
+NOTE: Final = "33"
+LATE: Final = "1;33"
 NAME_COLOURS: Final = (31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96)  # not black, not white
+Span: TypeAlias = tuple[str, str]  # a part, and its look
 INDENT: Final = "  "  # of a line's further rows
 
 
@@ -913,34 +907,34 @@ def spans_of(line: Shown, me: str, now: float) -> list[Span]:
     """The parts of a line as it is shown to ``me``."""
     match line:
         case Late(words):
-            return [(f"* not delivered yet: {words}", Role.NOTE)]
+            return [(f"* not delivered yet: {words}", NOTE)]
         case Note(words, unix):
             if unix is None:
-                return [(f"* {words}", Role.NOTE)]
-            return [(f"{_clock(unix, now)} * {words}", Role.FAINT)]
+                return [(f"* {words}", NOTE)]
+            return [(f"{_clock(unix, now)} * {words}", FAINT)]
         case Said(unix, label=label):
             talk = _talk(line, me)
     if unix is None:
         words = "".join(text for text, _ in talk)
-        return [(f"[{label or '.....'}] {words}", Role.LATE if label else Role.FAINT)]
+        return [(f"[{label or '.....'}] {words}", LATE if label else FAINT)]
     clock = f"{_clock(unix, now)} "
     if not label:
-        return [(clock, Role.FAINT), *talk]
+        return [(clock, FAINT), *talk]
     if not line.to:
-        talk = [(text, Role.FAINT) for text, _ in talk]
-    return [(f"* {label}: {clock}", Role.FAINT), *talk]
+        talk = [(text, FAINT) for text, _ in talk]
+    return [(f"* {label}: {clock}", FAINT), *talk]
 
 
 def _talk(said: Said, me: str) -> list[Span]:
     """Who says what to whom."""
-    talk = [(said.sender, Role.NAME)]
+    talk = [_name(said.sender)]
     if said.to and said.is_own:
-        talk = [("you -> ", Role.ASIDE), (said.to, Role.NAME)]
+        talk = [("you -> ", ASIDE), _name(said.to)]
     elif said.to:
-        talk.append((" -> you", Role.ASIDE))
-    talk.append((": ", Role.TEXT))
-    roles = itertools.cycle((Role.TEXT, Role.TEXT if said.is_own else Role.MENTION))
-    return talk + list(zip(_around(me).split(said.text), roles))
+        talk.append((" -> you", ASIDE))
+    talk.append((": ", PLAIN))
+    looks = itertools.cycle((PLAIN, PLAIN if said.is_own else MENTION))
+    return talk + list(zip(_around(me).split(said.text), looks))
 
 
 @functools.cache
@@ -963,15 +957,13 @@ def _clock(unix: int, now: float) -> str:
     return time.strftime("[%H:%M]" if is_today else "[%Y-%m-%d %H:%M]", then)
 
 
-def painted(span: Span) -> tuple[str, str]:
-    """The text, and how a terminal shows it."""
-    text, role = span
-    if role is Role.NAME:
-        return text, f"{role.value};{NAME_COLOURS[zlib.crc32(fold(text).encode()) % 12]}"
-    return text, role.value
+def _name(name: str) -> Span:
+    """Bold, and in a colour of its own."""
+    colour = NAME_COLOURS[zlib.crc32(fold(name).encode()) % len(NAME_COLOURS)]
+    return name, f"1;{colour}"
 
 
-def rows_of(spans: list[tuple[str, str]], columns: int) -> Iterator[str]:
+def rows_of(spans: list[Span], columns: int) -> Iterator[str]:
     """A line in pieces that each fit a row, cut between words where that is possible."""
     letters = [(letter, look) for text, look in spans for letter in text]
     start = ""
@@ -986,7 +978,7 @@ def rows_of(spans: list[tuple[str, str]], columns: int) -> Iterator[str]:
     yield start + _row(letters)
 
 
-def _fitting(letters: list[tuple[str, str]], columns: int) -> int:
+def _fitting(letters: list[Span], columns: int) -> int:
     """How many of them fit; one at least."""
     for count, (letter, _) in enumerate(letters):
         columns -= _columns_of(letter)
@@ -1003,7 +995,7 @@ def _columns_of(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-def _row(letters: list[tuple[str, str]]) -> str:
+def _row(letters: list[Span]) -> str:
     parts = []
     for look, group in itertools.groupby(letters, key=lambda each: each[1]):
         text = "".join(letter for letter, _ in group)
@@ -1202,9 +1194,10 @@ class Terminal(PlainTerminal):
             self._write("\a")
 
     def _rows(self, line: Shown) -> Iterator[str]:
-        spans = map(painted, spans_of(line, self._me, time.time()))
-        looks = spans if self._has_colours else ((text, "") for text, _ in spans)
-        return rows_of(list(looks), self._size.columns)
+        spans = spans_of(line, self._me, time.time())
+        if not self._has_colours:
+            spans = [(text, PLAIN) for text, _ in spans]
+        return rows_of(spans, self._size.columns)
 
     def _footer_of(self, waiting: Sequence[Said]) -> list[str]:
         """A row for each of the first that wait, and one that counts the others."""
