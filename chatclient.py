@@ -82,6 +82,7 @@ STOPPING: Final = {signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else set()
 PASSWORD_TRIES: Final = 3
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
+CLOSING_PATIENCE: Final = 1.0  # seconds, with who reads, and may have to wait for its terminal
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
 YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
 ENTERED_PAUSE: Final = 0.001  # seconds
@@ -1072,6 +1073,7 @@ class PlainTerminal(Screen):
     def __init__(self, me: str) -> None:
         super().__init__(me)
         self._prompt = ""  # the one that is to be seen at the moment
+        self._lock = threading.Lock()  # who reads has it when it draws, and before it asks
         self._attributes = termios.tcgetattr(sys.stdin.fileno()) if termios else None
         if readline:
             readline.parse_and_bind("bind ^I rl_complete" if IS_LIBEDIT else "tab: complete")
@@ -1089,10 +1091,11 @@ class PlainTerminal(Screen):
     ) -> str | None:
         if readline:
             readline.set_completer(Completer(candidates))
-        if readline and not IS_LIBEDIT:  # it says when the prompt is there
-            readline.set_startup_hook(functools.partial(self._begin, prompt))
-        else:
-            self._begin(prompt)
+        with self._lock:
+            if readline and not IS_LIBEDIT:  # it says when the prompt is there
+                readline.set_startup_hook(functools.partial(self._begin, prompt))
+            else:
+                self._begin(prompt)
         try:
             typed = self._read(prompt)
         except (EOFError, OSError):
@@ -1117,16 +1120,21 @@ class PlainTerminal(Screen):
     def suspend(self) -> None:
         if termios:
             attributes = termios.tcgetattr(sys.stdin.fileno())
-            self.close()
+            self._restore()
             os.kill(os.getpid(), signal.SIGSTOP)
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, attributes)
             self._write(self._prompt + self._typed())
 
     def close(self) -> None:
+        # For ever: readline would make the terminal its own again.
+        self._lock.acquire(timeout=CLOSING_PATIENCE)
+        self._restore()
+
+    def _restore(self) -> None:
         if self._prompt:
             self._end_row(self._typed())
         if termios:
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._attributes)
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, self._attributes)
 
     def _typed(self) -> str:
         """What is in the row of the prompt, if that can be known."""
@@ -1177,7 +1185,6 @@ class Terminal(PlainTerminal):
         readline.parse_and_bind(r'"\C-l": redraw-current-line')
         self._has_colours = has_colours
         self._has_bell = has_bell
-        self._lock = threading.Lock()
         self._size = _size()
         self._footer: list[str] = []
         self._recent: deque[tuple[float, str]] = deque(maxlen=RECENT_ROWS)
@@ -1278,8 +1285,8 @@ class Terminal(PlainTerminal):
             self._footer = []
             self._recent.clear()
 
-    def close(self) -> None:
-        super().close()
+    def _restore(self) -> None:
+        super()._restore()
         self._write(f"{BRACKETS_PASTES[:-1]}l")
 
 
