@@ -1409,13 +1409,18 @@ class Network:
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
         heed(self._interrupt, (lambda *_: None) if self._screen.is_terminal else signal.SIG_DFL)
         if hasattr(signal, "SIGALRM"):
-            signal.signal(signal.SIGALRM, lambda *_: self._screen.give_up())
+            signal.signal(signal.SIGALRM, self._give_up)
         while not self._turn() and not is_enough():
             pass
 
     def _interrupt(self, *_: object) -> None:
         self._interrupts += 1
         self._limit_turn()
+
+    def _give_up(self, *_: object) -> None:
+        """The C library's own end may wait for such a terminal, too: the next alarm ends us."""
+        self._screen.give_up()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def _limit_turn(self) -> None:
         """A turn that does not end is waiting for somebody to read what it shows."""
