@@ -87,9 +87,9 @@ SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one a
 YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
 ENTERED_PAUSE: Final = 0.001  # seconds
 RECENT_ROWS: Final = 200  # more than any screen has
+BRACKETS_PASTES: Final = "\033[?2004h"  # from now on a terminal marks where they begin and end
 # What a terminal has to understand: go up, delete and insert rows, clear the row, save and restore
 # the cursor (terminfo(5)'s names).
-BRACKETS_PASTES: Final = "\033[?2004h"  # a terminal that does marks where a paste begins and ends
 CAPABILITIES: Final = ("cuu1", "dl1", "il1", "el", "sc", "rc")
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 EXAMPLES: Final = """examples:
@@ -406,7 +406,10 @@ class Client:
         return self._session is not None
 
     def say(self, message: protocol.Message, now: float) -> None:
-        """Will be delivered, and in this order."""
+        """Will be delivered, and in this order, unless we have said goodbye already."""
+        if self.is_over or self._delivery.exit is not None:
+            self._complaint = self._say_lost([], [message])
+            return
         self._delivery.say(message, now)
         if self._has_said_trouble and len(self.undelivered()) <= SHOWN_PENDING:
             self.shown.append(Late(_in_words(message)))
@@ -1123,7 +1126,10 @@ class PlainTerminal(Screen):
             self._restore()
             os.kill(os.getpid(), signal.SIGSTOP)
             termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, attributes)
-            self._write(self._prompt + self._typed())
+            self._write(self._cut(self._prompt + self._typed()))
+
+    def _cut(self, row: str) -> str:
+        return row
 
     def close(self) -> None:
         # For ever: readline would make the terminal its own again.
@@ -1182,7 +1188,8 @@ class Terminal(PlainTerminal):
         readline.parse_and_bind("set enable-bracketed-paste off")
         readline.parse_and_bind(r'"\e[200~": bracketed-paste-begin')
         # Clearing the screen would take the footer with it, unknown to us.
-        readline.parse_and_bind(r'"\C-l": redraw-current-line')
+        for keys in (r"\C-l", r"\e\C-l"):
+            readline.parse_and_bind(f'"{keys}": redraw-current-line')
         self._has_colours = has_colours
         self._has_bell = has_bell
         self._size = _size()
@@ -1274,6 +1281,9 @@ class Terminal(PlainTerminal):
             rows = young + self._footer
             self._write(_spliced(len(rows) + 1, rows))
 
+    def _cut(self, row: str) -> str:
+        return next(rows_of([(row, PLAIN)], self._size.columns - 1))
+
     def _end_row(self, typed: str) -> None:
         """What was half typed stays to be seen."""
         self._write("\r\n" if typed else "\r\033[K")
@@ -1351,20 +1361,19 @@ class Network:
         self._wakeup, self._alarm = socket.socketpair()
         self._alarm.setblocking(False)
         self._route_at = -inf  # when to look again whether the way to the server is another one
-        self._waiting: list[Said] = []  # as it was last shown
         self._interrupts = 0  # how often Ctrl-C was pressed
 
     # -- for the thread that reads
 
-    def say(self, message: protocol.Message) -> bool:
-        """Will be delivered; False once all is over."""
+    def say(self, messages: Iterable[protocol.Message]) -> bool:
+        """They will be delivered, all of them if one is; False once nothing more is."""
         self._hold_back()
         with self._lock:
-            if self._client.is_over or self._client.is_leaving:
-                return False
-            self._client.say(message, time.monotonic())
+            for message in messages:
+                self._client.say(message, time.monotonic())
+            is_leaving = self._client.is_leaving or self._client.is_over
         self._wake()
-        return True
+        return not is_leaving
 
     def tell(self, *words: str) -> None:
         """Will be shown: by the main thread, which must never wait for this one to write."""
@@ -1445,9 +1454,7 @@ class Network:
             waiting = self._client.waiting() if self._screen.is_live else []
             is_over = self._client.is_over
             deadline = self._client.deadline()
-        if shown or waiting != self._waiting:  # before it is acknowledged
-            self._screen.show(shown, waiting)
-            self._waiting = waiting
+        self._screen.show(shown, waiting)  # before it is acknowledged
         for data in out:
             self._try(functools.partial(self._udp.send, data))
         if is_over:
@@ -1530,7 +1537,7 @@ def converse(screen: Screen, network: Network) -> None:
                 hint = f". To say it to everyone: PM {typed}" if can_be_said else ""
                 network.tell(f"not sent: {error}{hint}")
                 continue
-            if protocol.Exit() in messages or not all(map(network.say, messages)):
+            if protocol.Exit() in messages or not network.say(messages):
                 return
 
 

@@ -188,7 +188,7 @@ def talk(alice: Member, bob: Member, seconds: float) -> Row:
     while (due := start + LINE_EVERY * len(said)) < start + seconds:
         time.sleep(max(0.0, due - time.monotonic()))
         said.append(time.monotonic())
-        alice.say(protocol.Public(str(len(said) - 1)))
+        alice.say([protocol.Public(str(len(said) - 1))])
     until = time.monotonic() + PATIENCE
     while len(bob.ear.heard) < len(said) and time.monotonic() < until:
         time.sleep(LINE_EVERY)

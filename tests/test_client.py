@@ -17,19 +17,25 @@ from unittest import mock
 
 import protocol
 from chatclient import (
+    ASIDE,
+    FAINT,
+    LATE,
     MAX_BACKLOG,
+    MENTION,
+    PLAIN,
     Client,
     Completer,
     Credentials,
     Failed,
     Network,
     Note,
-    Role,
     Said,
     Screen,
     Shown,
+    Span,
     _connected,
     _credentials,
+    _name,
     _pasted,
     completions,
     is_calling,
@@ -78,35 +84,35 @@ class SpansTest(unittest.TestCase):
 
     NOON = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))
 
-    def check(self, line: Shown, *spans: tuple[str, Role]) -> None:
+    def check(self, line: Shown, *spans: Span) -> None:
         self.assertEqual(tuple(spans_of(line, "bob", self.NOON)), spans)
 
     def said(self, text: str, to: str = "", **more: Any) -> Said:
         return Said(int(self.NOON), "alice", to, text, **more)
 
     def test_what_is_said_has_its_time_its_sender_and_the_persons_own_name(self) -> None:
-        clock, name, colon = ("[12:00] ", Role.FAINT), ("alice", Role.NAME), (": ", Role.TEXT)
-        mention = [("hi ", Role.TEXT), ("Bob", Role.MENTION), ("!", Role.TEXT)]
+        clock, name, colon = ("[12:00] ", FAINT), _name("alice"), (": ", PLAIN)
+        mention = [("hi ", PLAIN), ("Bob", MENTION), ("!", PLAIN)]
         self.check(self.said("hi Bob!"), clock, name, colon, *mention)
-        aside = (" -> you", Role.ASIDE)
-        self.check(self.said("x", "bob"), clock, name, aside, colon, ("x", Role.TEXT))
+        aside = (" -> you", ASIDE)
+        self.check(self.said("x", "bob"), clock, name, aside, colon, ("x", PLAIN))
 
     def test_what_one_has_written_to_somebody_names_its_reader(self) -> None:
         own = Said(int(self.NOON), "bob", "alice", "x", is_own=True)
-        clock, you = ("[12:00] ", Role.FAINT), ("you -> ", Role.ASIDE)
-        self.check(own, clock, you, ("alice", Role.NAME), (": ", Role.TEXT), ("x", Role.TEXT))
+        clock, you = ("[12:00] ", FAINT), ("you -> ", ASIDE)
+        self.check(own, clock, you, _name("alice"), (": ", PLAIN), ("x", PLAIN))
 
     def test_what_waits_has_its_state_in_place_of_a_time(self) -> None:
         waiting = Said(None, "bob", "", "x", is_own=True)
-        self.check(waiting, ("[.....] bob: x", Role.FAINT))
+        self.check(waiting, ("[.....] bob: x", FAINT))
         late = replace(waiting, label="not delivered yet")
-        self.check(late, ("[not delivered yet] bob: x", Role.LATE))
+        self.check(late, ("[not delivered yet] bob: x", LATE))
 
     def test_what_is_not_from_today_has_its_date(self) -> None:
         yesterday = replace(self.said("x", label="earlier"), unix=int(self.NOON - 24 * 3600))
         text = "".join(text for text, _ in spans_of(yesterday, "bob", self.NOON))
         self.assertEqual(text, "* earlier: [2026-11-23 12:00] alice: x")
-        self.assertEqual({role for _, role in spans_of(yesterday, "bob", self.NOON)}, {Role.FAINT})
+        self.assertEqual({role for _, role in spans_of(yesterday, "bob", self.NOON)}, {FAINT})
 
     def test_a_direct_message_and_a_mention_call_the_person_unless_they_are_old(self) -> None:
         for text, is_mention in (
@@ -298,8 +304,8 @@ class NetworkTest(unittest.TestCase):
         client = self.client()
         network = self.network(client)
         while client.backlog < MAX_BACKLOG:
-            network.say(Public("line"))
-        writer = threading.Thread(target=network.say, args=(Public("one more"),))
+            network.say([Public("line")])
+        writer = threading.Thread(target=network.say, args=([Public("one more")],))
         writer.start()
         writer.join(0.3)
         self.assertTrue(writer.is_alive())

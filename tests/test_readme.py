@@ -136,8 +136,8 @@ class ReadmeTest(unittest.TestCase):
         for told in (
             f"{numbers[chatclient.SHOWN_PENDING]} lines at most",
             f"at least every {timing.max_pause:.0f} seconds",
-            f"what has been for {timing.late:.0f} seconds",
-            f"On a terminal that takes {timing.leave_patience:.0f} seconds",
+            f"once nothing has got through for {timing.late:.0f} seconds",
+            f"when nothing has got through for {timing.leave_patience:.0f} seconds",
             f"within {timing.route:.0f} seconds when this computer has a new address",
             f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only",
             "away for a month",

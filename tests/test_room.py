@@ -1284,6 +1284,29 @@ class LeavingTest(unittest.TestCase):
             lost = ["* may not have arrived: PM #sent", "* failed: PM #typed"]
             self.assertEqual(plain(alice.client.shown, "alice", EPOCH), lost)
 
+    def test_what_is_said_while_leaving_is_still_delivered(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.client.say(protocol.Public("#before"), w.network.now)
+            alice.client.leave(2.0, w.network.now)
+            alice.client.say(protocol.Public("#entered before Ctrl-C"), w.network.now)
+            w.run(5)
+            heard = ["alice: #before", "alice: #entered before Ctrl-C"]
+            self.assertEqual(public_lines(bob), heard)
+            self.assertTrue(alice.client.has_left)
+            self.assertIsNone(alice.client.failure)
+
+    def test_what_is_said_after_the_goodbye_is_told_as_failed(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            alice.client.leave(2.0, w.network.now)
+            alice.client.datagrams(w.network.now)  # the goodbye is among them
+            alice.client.say(protocol.Public("#too late"), w.network.now)
+            w.run(5)
+            self.assertIn("* failed: PM #too late", alice.texts())
+            self.assertEqual(alice.client.failure, "1 line was not delivered")
+
     def test_who_does_not_wait_though_nothing_was_lost_is_told_that(self) -> None:
         with world() as w:
             (alice,) = w.joined("alice")
