@@ -229,16 +229,10 @@ class Note:
 
     words: str
     unix: int | None = None
+    is_of_waiting: bool = False  # for a screen that does not show what is waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
-    """What is not delivered yet, in words: for a screen that does not show what is waiting."""
-
-    words: str
-
-
-Shown: TypeAlias = Said | Note | Late
+Shown: TypeAlias = Said | Note
 
 # ------------------------------------------------------------------------------------ the client
 
@@ -412,7 +406,7 @@ class Client:
             return
         self._delivery.say(message, now)
         if self._has_said_trouble and len(self.undelivered()) <= SHOWN_PENDING:
-            self.shown.append(Late(_in_words(message)))
+            self._tell_late(_in_words(message))
 
     def leave(self, patience: float, now: float) -> None:
         """Delivers what there is, then EX; gives up after ``patience`` seconds without any
@@ -711,9 +705,10 @@ class Client:
         self._has_said_trouble = True
         self._tell(words)
         late = self.undelivered()
-        self.shown += [Late(_in_words(message)) for message in late[:SHOWN_PENDING]]
+        for message in late[:SHOWN_PENDING]:
+            self._tell_late(_in_words(message))
         if more := len(late[SHOWN_PENDING:]):
-            self.shown.append(Late(f"{more} more"))
+            self._tell_late(f"{more} more")
 
     def _end_trouble(self) -> None:
         self._is_in_doubt = False
@@ -723,6 +718,9 @@ class Client:
 
     def _tell(self, words: str) -> None:
         self.shown.append(Note(words))
+
+    def _tell_late(self, words: str) -> None:
+        self.shown.append(Note(f"not delivered yet: {words}", is_of_waiting=True))
 
     # -- what is due
 
@@ -910,8 +908,6 @@ def plain(lines: Iterable[Shown], me: str, now: float) -> list[str]:
 def spans_of(line: Shown, me: str, now: float) -> list[Span]:
     """The parts of a line as it is shown to ``me``."""
     match line:
-        case Late(words):
-            return [(f"* not delivered yet: {words}", NOTE)]
         case Note(words, unix):
             if unix is None:
                 return [(f"* {words}", NOTE)]
@@ -1197,7 +1193,7 @@ class Terminal(PlainTerminal):
         self._recent: deque[tuple[float, str]] = deque(maxlen=RECENT_ROWS)
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
-        news = [line for line in lines if not isinstance(line, Late)]
+        news = [line for line in lines if not (isinstance(line, Note) and line.is_of_waiting)]
         self._follow_size()
         rows = [row for line in news for row in self._rows(line)]
         footer = self._footer_of(waiting)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 LOCALHOST: Final = "127.0.0.1"
 # Only a failing test waits that long; a busy machine needs some of it.
 PATIENCE: Final = 30.0  # seconds
+POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
 
 _WITH_TIMING: Final = (
     "import sys; sys.path.insert(0, {root!r}); import dataclasses, protocol, {module};"
@@ -255,6 +257,14 @@ class ProgramsTest(unittest.TestCase):
         """The same, having made it leave."""
         client.type("EX")
         return self.end(client)
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"in vain for {what}")
+        time.sleep(POLL)
 
 
 def wait_until_joined(client: Program) -> None:

@@ -30,6 +30,7 @@ from tests.programs import (
     Program,
     command,
     free_port,
+    wait_until,
     wait_until_joined,
 )
 from tests.relay import Relay
@@ -48,21 +49,12 @@ TOO_MANY: Final = r"too many attempts, wait (\d+) s"
 
 CHEAP: Final = {"linger": protocol.TIMING.linger}  # with less work for a new password
 OTHER_HOST: Final = "127.0.0.2"
-POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
 
 
 def kept(shown: Iterable[str]) -> list[str]:
     """The kept messages among these lines, without their times."""
     stamp = re.compile(r"\* kept: \[[^]]*\] ")
     return [stamp.sub("", line) for line in shown if stamp.match(line)]
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"in vain for {what}")
-        time.sleep(POLL)
 
 
 def has_other_host() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from tests.programs import (
     command,
     free_port,
     has_ipv6,
+    wait_until,
     wait_until_joined,
 )
 from tests.relay import BAD_DROP, Relay
@@ -453,6 +455,40 @@ class Ends(RoomTest):
         self.end(bob)
         alice.wait_for("[HH:MM] * bob left")
         self.assertEqual(of_sender("bob", self.leave(alice)), public("bob", *texts))
+
+    @unittest.skipUnless(hasattr(signal, "alarm"), "needs SIGALRM")
+    def test_sigterm_ends_a_client_though_nobody_reads_what_it_shows(self) -> None:
+        server = self.start_server()
+        (alice,) = self.join(server.port, "alice")
+        out, stalled = os.pipe()
+        self.addCleanup(os.close, out)
+        self.addCleanup(os.close, stalled)
+        bob = self.start_client("bob", server.port, stdout=stalled, leave_patience=0.5)
+        alice.wait_for("[HH:MM] * bob joined")
+        bob.type(*["HELP"] * 400)  # more than a pipe takes
+
+        def is_full() -> bool:
+            return not select.select([], [stalled], [], 0)[1]
+
+        wait_until(is_full, "a full pipe")
+        bob.send_signal(signal.SIGTERM)
+        self.assertEqual((bob.status(), bob.complaints), (0, []))
+        alice.wait_for("[HH:MM] * bob left")
+
+    def test_however_often_and_fast_it_is_pressed_ctrl_c_tells_what_was_lost(self) -> None:
+        server = self.start_server()
+        clients = self.join(server.port, "a", "b", "c")
+        server.send_signal(signal.SIGSTOP)
+        for client, pause in zip(clients, (0.0, 0.0003, 0.003)):
+            client.type("hello", "HELP")
+            client.wait_for("* WHO           who is here")
+            with suppress(ProcessLookupError):
+                for _ in range(10):
+                    client.send_signal(signal.SIGINT)
+                    time.sleep(pause)
+            self.assertEqual(client.status(), 1, str(client))
+            self.assertEqual(len(client.complaints), 1, str(client))
+            self.assertIn("1 line may not have arrived", client.complaints[0])
 
     def test_a_server_that_is_killed_loses_and_doubles_nothing(self) -> None:
         port = free_port()

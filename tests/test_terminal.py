@@ -14,9 +14,9 @@ from functools import partial
 from typing import Final
 
 from chatclient import HELP
-from tests.programs import LOCALHOST, ROOT, Program, command, free_port
+from tests.programs import LOCALHOST, ROOT, Program, command, free_port, wait_until
 from tests.terminal import HAS_PTY, PASTE, TerminalProgram
-from tests.test_accounts_end_to_end import PASSWORD, AccountsTest, wait_until
+from tests.test_accounts_end_to_end import PASSWORD, AccountsTest
 from tests.test_end_to_end import direct, of_sender, public, talk
 
 LEFT, TAB, UP, CTRL_L, CTRL_Z = "\033[D", "\t", "\033[A", "\x0c", "\x1a"
