@@ -585,8 +585,8 @@ class Client:
     def _show_roster(self) -> None:
         self._tell(f"here: {', '.join(self._roster)}")
         names = {fold(name): name for name in self._roster}
-        spoken = [key for key in self._present if key in names]
-        self._present = names | {key: names[key] for key in spoken}
+        spoken = {key: names.pop(key) for key in self._present if key in names}
+        self._present = names | spoken
         self._roster = []
         self._delivery.pending.pop(min(self._delivery.asked(), default=-1), None)
 
@@ -1219,17 +1219,15 @@ class Terminal(PlainTerminal):
         return rows
 
     def _follow_size(self) -> None:
-        """A row of the footer that is wider than the window by now has become two in some terminals
-        and not in others: it is better to leave it where it is than to take away something else."""
+        """In a window that has become narrower some terminals wrap the rows of the footer: what is
+        more of them by now stays."""
         with self._lock:
             size = _size()
             if size != self._size:
                 self._recent.clear()  # some may be gone
-            self._size = size
-            plain_rows = (re.sub(r"\033\[[\d;]*m", "", row) for row in self._footer)
-            width = max((sum(map(_columns_of, row)) for row in plain_rows), default=0)
-            if width > size.columns or len(self._footer) + 2 > size.lines:
+            if len(self._footer) + 2 > size.lines:
                 self._footer = []
+            self._size = size
 
     def _put(self, rows: list[str], footer: list[str]) -> None:
         """Puts rows below all others, and another footer below them, a screenful at a time."""

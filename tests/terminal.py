@@ -23,8 +23,13 @@ Cell: TypeAlias = tuple[str, str]  # what it shows, and how; "": the right half 
 BLANK: Final[Cell] = (" ", "")
 
 
+WIDER_HERE: Final = "\u2460"  # of a width that terminals do not agree on
+
+
 def columns_of(character: str) -> int:
     """How many columns it takes on the screen."""
+    if character == WIDER_HERE:
+        return 2
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

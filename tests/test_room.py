@@ -149,6 +149,31 @@ class DeliveryTest(unittest.TestCase):
                 w.run(10)
                 self.assertEqual([t for t in alice.texts() if "here" in t], ["* here: alice"] * 2)
 
+    def test_a_client_knows_who_is_here_and_whom_it_has_talked_with_last(self) -> None:
+        with world() as w:
+            alice, bob, carol = w.joined("alice", "Bob", "carol")
+            w.run(1)
+            self.assertEqual(set(alice.client.others), {"Bob", "carol"})
+            for who, said, latest in (
+                (carol, "hello", "carol"),
+                (bob, "hello", "Bob"),
+                (alice, "DM carol psst", "carol"),
+                (alice, "DM nobody psst", "carol"),
+                (bob, "DM ALICE psst", "Bob"),
+            ):
+                who.say(said)
+                w.run(1)
+                self.assertEqual(alice.client.others[0], latest, said)
+            alice.say("WHO")
+            w.run(1)
+            self.assertEqual(alice.client.others, ["Bob", "carol"])
+            bob.leave()
+            w.run(1)
+            self.assertEqual(alice.client.others, ["carol"])
+            w.join("dave")
+            w.run(1)
+            self.assertEqual(set(alice.client.others), {"carol", "dave"})
+
     def test_a_roster_of_many_lines_is_shown_as_one(self) -> None:
         names = [f"member-with-a-long-name-{n:03}" for n in range(60)]
         with world() as w:

@@ -15,7 +15,7 @@ from typing import Final
 
 from chatclient import HELP
 from tests.programs import LOCALHOST, ROOT, Program, command, free_port, wait_until
-from tests.terminal import HAS_PTY, PASTE, TerminalProgram
+from tests.terminal import HAS_PTY, PASTE, WIDER_HERE, TerminalProgram
 from tests.test_accounts_end_to_end import PASSWORD, AccountsTest
 from tests.test_end_to_end import direct, of_sender, public, talk
 
@@ -177,6 +177,14 @@ class Incoming(Room):
         self.bob.wait_for(*rows, "> 日本e\u0301🎈x", cursor=7)
         self.bob.type("語\r")
         self.bob.wait_for(*rows, "[HH:MM] bob: 日本e\u0301語🎈x", ">", cursor=2)
+
+    def test_a_row_that_the_terminal_takes_for_wider_does_not_touch_the_next_one(self) -> None:
+        self.bob.type("half" + LEFT)
+        self.bob.wait_for("> half", cursor=5)
+        self.alice.type(WIDER_HERE * 25)
+        self.bob.wait_until(lambda: len(self.bob.rows) == 3, "one row")
+        self.bob.wait_for("> half", cursor=5)
+        self.assertTrue(self.bob.rows[1].startswith(f"[HH:MM] alice: {WIDER_HERE * 10}"))
 
     def test_a_resized_window_keeps_what_is_half_typed(self) -> None:
         self.bob.type("half" + LEFT)
@@ -366,6 +374,11 @@ class LateLines(TerminalTest):
         self.go_on()
         bob.wait_for("* here: alice, bob", "[HH:MM] bob: hello", ">", cursor=2)
         alice.wait_for(*public("bob", "hello"))
+        self.stop_server()
+        bob.type("again\r")
+        bob.wait_for("[HH:MM] bob: hello", f"{LATE} bob: again", ">", cursor=2)
+        self.assertIn(f"{PENDING} bob: again".encode(), bob.written)  # for a moment
+        self.go_on()
 
     def test_a_crash_of_the_server_is_told_once_and_what_was_typed_comes_once(self) -> None:
         self.serve(port=free_port())
