@@ -82,10 +82,11 @@ STOPPING: Final = {signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else set()
 PASSWORD_TRIES: Final = 3
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
-CLOSING_PATIENCE: Final = 1.0  # seconds, with who reads, and may have to wait for its terminal
+CLOSING_PATIENCE: Final = 1.0  # seconds until who reads lets go of its terminal, if ever
+MAX_NAMES: Final = 10_000  # that are remembered, whatever a server says
 SHOWN_PENDING: Final = 10  # lines: who pipes thousands need not read each one again
 YOUNG: Final = 1.0  # seconds: what was shown since somebody pressed Enter is younger
-ENTERED_PAUSE: Final = 0.001  # seconds
+ENTERED_PAUSE: Final = 0.001  # seconds between two looks whether readline has let go of it
 RECENT_ROWS: Final = 200  # more than any screen has
 BRACKETS_PASTES: Final = "\033[?2004h"  # from now on a terminal marks where they begin and end
 # What a terminal has to understand: go up, delete and insert rows, clear the row, save and restore
@@ -405,7 +406,8 @@ class Client:
             self._complaint = self._say_lost([], [message])
             return
         self._delivery.say(message, now)
-        if self._has_said_trouble and len(self.undelivered()) <= SHOWN_PENDING:
+        is_short = len(self._delivery.queue) <= 2 * SHOWN_PENDING  # to count them all takes a while
+        if self._has_said_trouble and is_short and len(self.undelivered()) <= SHOWN_PENDING:
             self._tell_late(_in_words(message))
 
     def leave(self, patience: float, now: float) -> None:
@@ -499,7 +501,7 @@ class Client:
         unix, sender = relayed.unix, relayed.sender
         match relayed.event:
             case protocol.Public(text):
-                self._note_speaker(sender)
+                self._note_name(sender)
                 self.shown.append(Said(unix, sender, "", text, label="earlier"))
             case protocol.Direct(to, text) if fold(to) == fold(self.username):
                 self.shown.append(Said(unix, sender, to, text, label="kept"))
@@ -510,20 +512,20 @@ class Client:
         match relayed.event:
             case protocol.Public(text) as message:
                 is_own = has_our_name and self._settle(message, now)
-                self._note_speaker(sender)
+                self._note_name(sender)
                 self.shown.append(Said(unix, sender, "", text, is_own))
             case protocol.Direct(to, text) as message:
                 if has_our_name:
                     self._settle(message, now)
                 is_own = fold(to) != fold(self.username)
-                self._note_speaker(to if is_own else sender)
+                self._note_name(to if is_own else sender)
                 self.shown.append(Said(unix, sender, to, text, is_own))
             case protocol.Accepted(accepted, words):
                 self._accepted(self._delivery.answered(accepted, now), words, unix, now)
             case protocol.Declined(refused, words):
                 self._declined(self._delivery.answered(refused, now), words, now)
             case protocol.Roster(more, names):
-                self._roster += names
+                self._roster = [*self._roster, *names][:MAX_NAMES]
                 if not more:
                     self._show_roster()
             case protocol.Closing():
@@ -533,7 +535,7 @@ class Client:
             case protocol.Joined() | protocol.Exit() if has_our_name:
                 pass
             case protocol.Joined():
-                self._present.setdefault(fold(sender), sender)
+                self._note_name(sender)
                 self.shown.append(Note(f"{sender} joined", unix))
             case protocol.Exit(reason):
                 self._present.pop(fold(sender), None)
@@ -546,9 +548,11 @@ class Client:
         delivered = self._session.delivered if self._session else 0
         return self._delivery.settle(message, delivered, now)
 
-    def _note_speaker(self, name: str) -> None:
+    def _note_name(self, name: str) -> None:
         self._present.pop(fold(name), None)
         self._present[fold(name)] = name
+        if len(self._present) > MAX_NAMES:
+            del self._present[next(iter(self._present))]
 
     @property
     def others(self) -> list[str]:
@@ -944,7 +948,7 @@ def _around(name: str) -> re.Pattern[str]:
 
 
 def is_calling(line: Shown, me: str) -> bool:
-    """Whether the person should look up: a message for them alone, or their name in one."""
+    """Whether the person should look up: at a message for them alone, or one with their name."""
     if not isinstance(line, Said) or line.is_own or line.label:
         return False
     return bool(line.to or _around(me).search(line.text))
@@ -1008,10 +1012,6 @@ def _row(letters: list[Span]) -> str:
 Candidates: TypeAlias = Callable[[str], list[str]]  # what Tab can make of a line up to the cursor
 
 
-def no_candidates(typed: str) -> list[str]:
-    return []
-
-
 class Screen:
     """Where lines appear and are typed: this one is a pipe, plain lines without prompts."""
 
@@ -1025,16 +1025,14 @@ class Screen:
             if isinstance(stream, io.TextIOWrapper):
                 encoding = None if self.is_terminal else "utf-8"
                 stream.reconfigure(encoding=encoding, errors="replace")
-        # Not the buffer of sys.stdin: at the end nobody could take that from who waits in it.
+        # Not sys.stdin's own buffer: the interpreter's end wants that, and who reads waits in it.
         self._input = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
         """Shows lines, and what is waiting."""
         self._write("".join(f"{row}\n" for row in plain(lines, self._me, time.time())))
 
-    def ask(
-        self, prompt: str, candidates: Candidates = no_candidates, remembers: bool = False
-    ) -> str | None:
+    def ask(self, prompt: str, candidates: Candidates, remembers: bool = False) -> str | None:
         """What is typed next, clean; several lines if they were pasted. None at the end of input.
         On a terminal ``candidates`` says what Tab does."""
         try:
@@ -1050,6 +1048,8 @@ class Screen:
         """Leaves it as it was, though the other thread may still be reading."""
 
     def _write(self, text: str) -> None:
+        if not text:  # not even the system is asked: /dev/full has no room for nothing either
+            return
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -1072,7 +1072,7 @@ class PlainTerminal(Screen):
     def __init__(self, me: str) -> None:
         super().__init__(me)
         self._prompt = ""  # the one that is to be seen at the moment
-        self._lock = threading.Lock()  # who reads has it when it draws, and before it asks
+        self._lock = threading.Lock()  # for who draws, and who reads before it asks
         self._attributes = termios.tcgetattr(sys.stdin.fileno()) if termios else None
         if readline:
             readline.parse_and_bind("bind ^I rl_complete" if IS_LIBEDIT else "tab: complete")
@@ -1085,9 +1085,7 @@ class PlainTerminal(Screen):
             text = f"\n{text}{self._prompt}{self._typed()}"
         self._write(text)
 
-    def ask(
-        self, prompt: str, candidates: Candidates = no_candidates, remembers: bool = False
-    ) -> str | None:
+    def ask(self, prompt: str, candidates: Candidates, remembers: bool = False) -> str | None:
         if readline:
             readline.set_completer(Completer(candidates))
         with self._lock:
@@ -1128,7 +1126,7 @@ class PlainTerminal(Screen):
         return row
 
     def close(self) -> None:
-        # For ever: readline would make the terminal its own again.
+        # Never released: who reads would ask again, and readline make the terminal its own.
         self._lock.acquire(timeout=CLOSING_PATIENCE)
         self._restore()
 
@@ -1215,7 +1213,7 @@ class Terminal(PlainTerminal):
         count = len(waiting) if len(waiting) <= room else room - 1
         rows = [next(self._rows(line)) for line in waiting[:count]]
         if more := len(waiting) - count:
-            rows += [next(rows_of([(f"[.....] {more} more lines", "")], self._size.columns))]
+            rows += [next(rows_of([(f"[.....] {more} more lines", PLAIN)], self._size.columns))]
         return rows
 
     def _follow_size(self) -> None:
@@ -1233,12 +1231,12 @@ class Terminal(PlainTerminal):
         """Puts rows below all others, and another footer below them, a screenful at a time."""
         if not rows and footer == self._footer:
             return
-        now = time.monotonic()
+        now, screenful = time.monotonic(), self._size.lines - 1
         self._recent.extend((now, row) for row in rows)
-        out, removed, rows = [], len(self._footer), rows + footer
-        while removed or rows:
-            out.append(_spliced(removed, rows[: self._size.lines - 1]))
-            removed, rows = 0, rows[self._size.lines - 1 :]
+        rows = rows + footer
+        out = [_spliced(len(self._footer), rows[:screenful])]
+        for start in range(screenful, len(rows), screenful):
+            out.append(_spliced(0, rows[start : start + screenful]))
         self._footer = footer
         self._write("".join(out))
 
@@ -1248,7 +1246,7 @@ class Terminal(PlainTerminal):
 
     def _read(self, prompt: str) -> str:
         with self._lock:
-            self._recent.clear()  # above them may be what somebody else has written
+            self._recent.clear()  # below them may be what somebody else has written since
         typed = super()._read(prompt)
         self._take_away_typed()
         return typed
@@ -1257,7 +1255,7 @@ class Terminal(PlainTerminal):
         """When Enter was pressed, readline has let go of the terminal, and the row that was typed
         is above the cursor: it has to go first."""
         assert termios
-        until = time.monotonic() + YOUNG / 2
+        until = time.monotonic() + YOUNG / 2  # or what is above would not be young any more
         while self._prompt and time.monotonic() < until:
             if not termios.tcgetattr(sys.stdin.fileno())[3] & termios.ICANON:
                 return
@@ -1360,14 +1358,16 @@ class Network:
     # -- for the thread that reads
 
     def say(self, messages: Iterable[protocol.Message]) -> bool:
-        """They will be delivered, all of them if one is; False once nothing more is."""
+        """They will be delivered, all of them if one is; False once nothing more is. A person has
+        entered them, perhaps just before Ctrl-C; what is still in a pipe then was not said."""
         self._hold_back()
         with self._lock:
-            for message in messages:
-                self._client.say(message, time.monotonic())
-            is_leaving = self._client.is_leaving or self._client.is_over
+            is_over = self._client.is_leaving or self._client.is_over
+            if self._screen.is_terminal or not is_over:
+                for message in messages:
+                    self._client.say(message, time.monotonic())
         self._wake()
-        return not is_leaving
+        return not is_over
 
     def tell(self, *words: str) -> None:
         """Will be shown: by the main thread, which must never wait for this one to write."""
@@ -1407,26 +1407,33 @@ class Network:
         self.run(lambda: self._client.has_joined)
 
     def run(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Goes on until all is over. Signals are only noted, and wake it: an exception might come
-        between any two steps."""
+        """Goes on until all is over."""
+        self.heed()
+        while not self._turn() and not is_enough():
+            pass
+
+    def heed(self) -> None:
+        """From now on signals are only noted, and wake this thread: an exception might come between
+        any two steps."""
         signal.set_wakeup_fd(self._alarm.fileno(), warn_on_full_buffer=False)
         heed(self._interrupt, (lambda *_: None) if self._screen.is_terminal else signal.SIG_DFL)
         if hasattr(signal, "SIGALRM"):
             signal.signal(signal.SIGALRM, self._give_up)
-        while not self._turn() and not is_enough():
-            pass
 
     def _interrupt(self, *_: object) -> None:
         self._interrupts += 1
-        self._limit_turn()
+        if self._interrupts == 1:  # a later one must not put the end off
+            self._limit_turn()
 
     def _give_up(self, *_: object) -> None:
-        """The C library's own end may wait for such a terminal, too: the next alarm ends us."""
+        """Nobody has read for so long: what we show goes nowhere. What is written at the very end,
+        by us or the C library, may wait for that terminal too: the next alarm ends us."""
         self._screen.give_up()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        self._limit_turn()
 
     def _limit_turn(self) -> None:
-        """A turn that does not end is waiting for somebody to read what it shows."""
+        """Once we leave, a turn that does not end is waiting for somebody to read what it shows."""
         if hasattr(signal, "alarm"):
             signal.alarm(math.ceil(self._timing.leave_patience) + 1)
 
@@ -1655,7 +1662,11 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="make the name an account of yours, or change its password",
     )
-    add("--no-bell", action="store_true", help="no bell for messages that are for you alone")
+    add(
+        "--no-bell",
+        action="store_true",
+        help="no bell for a direct message or a line that mentions you",
+    )
     add("--version", action="version", version=f"%(prog)s {protocol.__version__}")
     args = parser.parse_args(argv)
     if not args.server_port:
@@ -1767,7 +1778,7 @@ def _run(
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
             network.run()
     finally:
-        heed(signal.SIG_IGN)  # the end is short, and an exception would be in its way
+        network.heed()  # no longer may a password's prompt be what a signal ends
         screen.close()
 
 
@@ -1786,8 +1797,10 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     except Failed as error:
         print(f"chatclient.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # in the instants before and after the conversation
+    except KeyboardInterrupt:  # in the instants before the conversation
         pass
+    finally:
+        heed(signal.SIG_IGN)  # the interpreter's own end is short
     return 0
 
 

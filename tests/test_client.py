@@ -21,8 +21,10 @@ from chatclient import (
     FAINT,
     LATE,
     MAX_BACKLOG,
+    MAX_NAMES,
     MENTION,
     PLAIN,
+    SHOWN_PENDING,
     Client,
     Completer,
     Credentials,
@@ -222,6 +224,34 @@ class CredentialsTest(unittest.TestCase):
         with self.assertRaisesRegex(Failed, "CHAT_PASSWORD"):
             self.given(True, False, CHAT_NEW_PASSWORD="new")
         self.typed.assert_not_called()
+
+
+class BoundsTest(unittest.TestCase):
+    """What a server, or a person, can make a client keep or do."""
+
+    def setUp(self) -> None:
+        self.client = Client("bob", Credentials(), "the server", TIMING, Random(1).randbytes, 0.0)
+
+    def test_a_long_paste_in_trouble_is_not_counted_again_for_each_line(self) -> None:
+        self.client._say_trouble("no answer")
+        counting = mock.Mock(wraps=self.client.undelivered)
+        self.enterContext(mock.patch.object(self.client, "undelivered", counting))
+        for number in range(1000):
+            self.client.say(Public(f"line {number}"), 0.0)
+        told = [line.words for line in self.client.shown if isinstance(line, Note)]
+        self.assertEqual(told[-1], f"not delivered yet: PM line {SHOWN_PENDING - 1}")
+        self.assertLess(counting.call_count, 3 * SHOWN_PENDING)
+
+    def test_a_server_that_invents_names_is_not_believed_all_of_them(self) -> None:
+        for number in range(MAX_NAMES + 5):
+            joined = protocol.Relayed(0, f"m{number}", protocol.Joined())
+            self.client._take(joined, 0.0)
+        self.assertEqual(len(self.client.others), MAX_NAMES)
+        self.assertEqual(self.client.others[0], f"m{MAX_NAMES + 4}")
+        for _ in range(MAX_NAMES // 100 + 1):
+            names = tuple(f"n{number}" for number in range(100))
+            self.client._take(protocol.Relayed(0, "*", protocol.Roster(1, names)), 0.0)
+        self.assertEqual(len(self.client._roster), MAX_NAMES)
 
 
 class NetworkTest(unittest.TestCase):

@@ -333,9 +333,11 @@ class Pipes(RoomTest):
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_a_full_disk_behind_the_output_ends_the_client_without_a_traceback(self) -> None:
         server = self.start_server()
+        (alice,) = self.join(server.port, "alice")
         with open("/dev/full", "wb") as full:
             bob = self.start_client("bob", server.port, stdout=full.fileno())
         self.assertEqual((bob.status(), bob.complaints), (0, []))
+        alice.wait_for("[HH:MM] * bob joined", "[HH:MM] * bob left")
 
     def test_what_cannot_be_delivered_at_the_end_of_input_is_said_with_status_1(self) -> None:
         server = self.start_server()
