@@ -164,6 +164,9 @@ class Member(Network):
         self._route_at = inf  # it stays at the address that it was given
         self._thread = threading.Thread(target=self.run)
 
+    def heed(self) -> None:
+        """Signals end the measurement, and not only a member."""
+
     def start(self) -> None:
         """Goes on by itself."""
         self._thread.start()

@@ -380,6 +380,17 @@ class LateLines(TerminalTest):
         self.assertIn(f"{PENDING} bob: again".encode(), bob.written)  # for a moment
         self.go_on()
 
+    def test_a_server_that_is_slow_to_answer_is_waited_for_in_words(self) -> None:
+        self.serve()
+        self.stop_server()
+        start = command("chatclient", self.arguments("bob"), {"trouble": 0.2})
+        bob = TerminalProgram(start, self.folder, self.ROWS, 80)
+        self.addCleanup(bob.stop)
+        waits = f"* no answer from {LOCALHOST} port {self.port} yet: still trying"
+        bob.wait_until(lambda: waits in bob.rows, waits)
+        self.go_on()
+        bob.wait_for(waits, "* connected", "* here: bob", ">", cursor=2)
+
     def test_a_crash_of_the_server_is_told_once_and_what_was_typed_comes_once(self) -> None:
         self.serve(port=free_port())
         (alice,) = self.join(self.port, "alice")
