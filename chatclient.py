@@ -1048,7 +1048,7 @@ class Screen:
         """Leaves it as it was, though the other thread may still be reading."""
 
     def _write(self, text: str) -> None:
-        if not text:  # not even the system is asked: /dev/full has no room for nothing either
+        if not text:  # an unbuffered stream would ask a full disk, which has no room for nothing
             return
         try:
             sys.stdout.write(text)

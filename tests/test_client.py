@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
@@ -329,6 +330,24 @@ class NetworkTest(unittest.TestCase):
         network._route_at = inf
         self.assertTrue(network._turn())
         self.assertEqual(network._route_at, -inf)
+
+    def test_what_a_person_has_entered_is_said_while_leaving_and_what_is_in_a_pipe_is_not(
+        self,
+    ) -> None:
+        for is_terminal in (True, False):
+            network = self.network(self.client())
+            client = mock.Mock(is_leaving=True, is_over=False, backlog=0)
+            network._client, network._screen = client, mock.Mock(is_terminal=is_terminal)
+            self.assertFalse(network.say([Public("line")]))
+            self.assertEqual(client.say.called, is_terminal)
+
+    @unittest.skipUnless(hasattr(signal, "alarm"), "needs SIGALRM")
+    def test_pressing_ctrl_c_again_does_not_put_the_end_off(self) -> None:
+        network = self.network(self.client())
+        with mock.patch("signal.alarm") as alarm:
+            for _ in range(3):
+                network._interrupt()
+        alarm.assert_called_once_with(3)
 
     def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:
         client = self.client()

@@ -334,10 +334,13 @@ class Pipes(RoomTest):
     def test_a_full_disk_behind_the_output_ends_the_client_without_a_traceback(self) -> None:
         server = self.start_server()
         (alice,) = self.join(server.port, "alice")
-        with open("/dev/full", "wb") as full:
-            bob = self.start_client("bob", server.port, stdout=full.fileno())
-        self.assertEqual((bob.status(), bob.complaints), (0, []))
-        alice.wait_for("[HH:MM] * bob joined", "[HH:MM] * bob left")
+        for name, variables in (("bob", {}), ("carol", {"PYTHONUNBUFFERED": "1"})):
+            arguments = [LOCALHOST, "0", name, "--server-port", str(server.port)]
+            with open("/dev/full", "wb") as full:
+                start = command("chatclient", arguments, {})
+                client = self.start(start, full.fileno(), variables)
+            self.assertEqual((client.status(), client.complaints), (0, []))
+            alice.wait_for(f"[HH:MM] * {name} joined", f"[HH:MM] * {name} left")
 
     def test_what_cannot_be_delivered_at_the_end_of_input_is_said_with_status_1(self) -> None:
         server = self.start_server()
