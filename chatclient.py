@@ -1787,6 +1787,7 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
     args = _parse_arguments(argv)
     server = f"{args.ip} port {args.server_port}"
     try:
+        heed(signal.default_int_handler)  # also while a password is typed, which nobody sees
         screen = open_screen(args.username, not args.no_bell)
         credentials = _credentials(args.username, args.register, screen.is_terminal)
         udp = open_socket(args.ip, args.server_port, args.port)

@@ -408,6 +408,17 @@ class OnTerminals(AccountsTest):
                     self.assert_no_password(terminal)
         self.assertEqual(self.accounts(), ["alice"])
 
+    def test_sigterm_at_a_password_prompt_gives_the_echo_back(self) -> None:
+        self.have("alice")
+        port = self.start_server().port
+        new = self.client_terminal("bob", port, "--register")
+        login = self.client_terminal("alice", port)
+        new.wait_for("New password for bob:", cursor=22)
+        login.wait_until(lambda: login.rows[-1].startswith("Password for alice:"), "the prompt")
+        for terminal in (new, login):
+            os.kill(terminal.process.pid, signal.SIGTERM)
+            self.assertIn("no password was given", self.assert_ends(terminal, 1))
+
     def test_the_operator_is_asked_twice_without_echo(self) -> None:
         def add(name: str) -> TerminalProgram:
             return self.terminal("chatserver", "--add-user", name, "--db", str(self.db))
