@@ -4,16 +4,16 @@
     main thread      recv -> Client.receive_untrusted -> Said, Note -> the screen
                      send <- Client.datagrams <- - - - - timers, lines
 
-    Credentials  what the person can prove
-    Attempt   one handshake, from HELLO to WELCOME
-    Delivery  what was said, until it has come back
-    Client    what this end knows: its cursors, what it has yet to deliver, how it is connected;
-              no socket, no clock, no thread
-    Screen    a pipe: where lines appear, one by one, and are read
-    PlainTerminal    with a prompt
-    Terminal  above whose prompt lines appear, and what is still waiting
-    Network   the socket and the signals; one lock guards the Client, and is never held while
-              waiting, sending or printing
+    Credentials    what the person can prove
+    Attempt        one handshake, from HELLO to WELCOME
+    Delivery       what was said, until it has come back
+    Client         what this end knows: its cursors, what it has yet to deliver, how it is
+                   connected; no socket, no clock, no thread
+    Screen         a pipe: where lines appear, one by one, and are read
+    PlainTerminal  one with a prompt
+    Terminal       one above whose prompt lines appear, and what is still waiting
+    Network        the socket and the signals; one lock guards the Client, and is never held while
+                   waiting, sending or printing
 
 In a pipe every input line is delivered before the program ends. Exit status: 0 left with everything
 delivered, 1 could not join or deliver or was put out, 2 usage.

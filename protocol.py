@@ -35,10 +35,10 @@ EX takes no words and ends the instance: once the server's cursor, or Terms' lin
 the client has left. Nothing more is taken from it, the session answers for some 10 s more, and who
 wants to come back needs a new instance.
 
-The server relays ``<unix seconds> <sender> <line>``. In *room*: ``PM text``, ``HI`` (the sender
-joined), ``EX [reason]`` (the sender left; the reason is the server's). In *inbox*: ``DM username
-text``, received or, where the reader is the sender, the copy of one sent. The server's own lines
-have the sender ``*``:
+The server relays ``<unix seconds> <sender> <line>``, the seconds in 1 to 10 digits. In *room*: ``PM
+text``, ``HI`` (the sender joined), ``EX [reason]`` (the sender left; the reason is the server's).
+In *inbox*: ``DM username text``, received or, where the reader is the sender, the copy of one sent.
+The server's own lines have the sender ``*``:
 
     OK number words...       inbox     line ``number`` was taken, and with what effect
     NO number words...       inbox     line ``number`` of this client was refused, and why

@@ -563,17 +563,18 @@ class Looks(TerminalTest):
     def has_rung(self, terminal: TerminalProgram, times: int) -> bool:
         return terminal.bells == times
 
-    def test_no_color_means_none_and_all_the_rest(self) -> None:
+    def test_no_color_or_a_terminal_without_any_means_none_and_all_the_rest(self) -> None:
         self.serve()
         (alice,) = self.join(self.port, "alice")
-        bob = self.terminal("bob", variables={"NO_COLOR": "1"})
-        bob.type("half")
-        bob.wait_for("> half", cursor=6)
-        alice.type("hello bob")
-        bob.wait_for("[HH:MM] alice: hello bob", "> half", cursor=6)
-        bob.type("\x15EX\r")
-        self.assertEqual(bob.status()[0], 0)
-        self.assertNotRegex(bob.written, rb"\033\[[0-9;]*m")
+        for name, variables in (("bob", {"NO_COLOR": "1"}), ("carol", {"TERM": "vt220"})):
+            terminal = self.terminal(name, variables=variables)
+            terminal.type("half")
+            terminal.wait_for("> half", cursor=6)
+            alice.type(f"hello {name}")
+            terminal.wait_for(f"[HH:MM] alice: hello {name}", "> half", cursor=6)
+            terminal.type("\x15EX\r")
+            self.assertEqual(terminal.status()[0], 0)
+            self.assertNotRegex(terminal.written, rb"\033\[[0-9;]*m")
 
     def test_a_terminal_that_can_do_nothing_is_sent_no_escape_sequence(self) -> None:
         self.serve()
