@@ -22,27 +22,25 @@ import json
 import operator
 import os
 import random
-import select
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from math import inf
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from statistics import median
-from subprocess import DEVNULL, PIPE, Popen
+from subprocess import DEVNULL
 from typing import Final, TypeAlias
 
 import protocol
 from chatclient import Attempt, Client, Credentials, Network, Said, Screen, Shown
 from chatserver import FAILURES_OF_BOTH, Account, Store
-from tests.programs import LOCALHOST, PATIENCE, ROOT, command
+from tests.programs import LOCALHOST, PATIENCE, command, next_line, process, udp_socket
 
 ATTACKS: Final = ("braked", "unbraked", "knocking")
 MEMBER: Final = "alice"
@@ -55,14 +53,6 @@ TRIES_AT_A_TIME: Final = 64  # four attackers fill the queue at the server's doo
 TRY_PATIENCE: Final = 5.0  # seconds
 
 Row: TypeAlias = dict[str, str | float]
-
-
-def udp_socket(host: str, server_port: int) -> socket.socket:
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.setblocking(False)
-    udp.bind((host, 0))
-    udp.connect((LOCALHOST, server_port))
-    return udp
 
 
 def any_address() -> str:
@@ -202,25 +192,6 @@ def talk(alice: Member, bob: Member, seconds: float) -> Row:
     p50, p99 = (delays[int(share * len(delays))] for share in (0.5, 0.99))
     row: Row = {"lines": len(said), "wrong": wrong}
     return row | {"p50 ms": p50, "p99 ms": p99, "max ms": delays[-1]}
-
-
-@contextmanager
-def process(arguments: Sequence[str], errors: int | None = None) -> Iterator[Popen[str]]:
-    """A program that ends here, whatever happens."""
-    with Popen(arguments, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=errors, text=True) as it:
-        try:
-            yield it
-        finally:
-            it.kill()
-
-
-def next_line(program: Popen[str]) -> str:
-    """What it prints next."""
-    assert program.stdout
-    readable, _, _ = select.select([program.stdout], [], [], PATIENCE)
-    if not (readable and (line := program.stdout.readline())):
-        raise AssertionError(f"nothing from process {program.pid}, status {program.poll()}")
-    return line
 
 
 class Rig:

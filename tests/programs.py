@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -11,8 +12,8 @@ import sys
 import tempfile
 import time
 import unittest
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Thread
 from typing import IO, Final
@@ -53,6 +54,37 @@ def free_port() -> int:
         probe.bind((LOCALHOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def udp_socket(host: str, server_port: int) -> socket.socket:
+    """One at ``host`` for a server here."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.setblocking(False)
+    udp.bind((host, 0))
+    udp.connect((LOCALHOST, server_port))
+    return udp
+
+
+@contextmanager
+def process(arguments: Sequence[str], errors: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A program in pipes without threads, which ends here, whatever happens."""
+    pipe, env = subprocess.PIPE, environment()
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=errors, text=True
+    ) as it:
+        try:
+            yield it
+        finally:
+            it.kill()
+
+
+def next_line(program: subprocess.Popen[str]) -> str:
+    """What it prints next."""
+    assert program.stdout
+    readable, _, _ = select.select([program.stdout], [], [], PATIENCE)
+    if not (readable and (line := program.stdout.readline())):
+        raise AssertionError(f"nothing from process {program.pid}, status {program.poll()}")
+    return line
 
 
 def without_clock(line: str) -> str:
