@@ -75,6 +75,10 @@ class Measurement(unittest.TestCase):
         for error in (Wrong("a line is lost"), AssertionError("it is dead"), OSError("refused")):
             found = self.run_main("--quick", error=error)
             self.assertEqual(found, (1, "", f"python -m tests.benchmark: {error}\n"))
+        found = self.run_main("--quick", error=ConnectionRefusedError(111, "refused"))
+        self.assertEqual(
+            found, (1, "", "python -m tests.benchmark: a process has ended: refused\n")
+        )
         self.assertEqual(self.run_main("--quick", error=KeyboardInterrupt()), (130, "", ""))
 
     def test_a_server_that_does_not_start_is_told(self) -> None:
