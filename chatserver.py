@@ -33,6 +33,7 @@ import select
 import signal
 import socket
 import sqlite3
+import struct
 import sys
 import textwrap
 import time
@@ -78,6 +79,7 @@ DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
 INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
+CHECK_PAUSE: Final = 1.0  # seconds for which it is not looked for changed accounts while all listen
 ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
@@ -85,6 +87,10 @@ PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # never held up by a network that delivers its lines in one heap.
 RATE_MARGIN: Final = 1.25
 BURST_MARGIN: Final = 2
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103  # Linux' udp.h
+SEGMENT_SIZE: Final = struct.Struct("=H")
+AT_A_TIME: Final = 32  # sessions for which datagrams are made before these are sent
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 
@@ -160,8 +166,7 @@ class StoredLog(Log):
     def __init__(self, store: Store, key: bytes, tail: int) -> None:
         self.oldest, end = store.bounds(key)
         lines = store.read(key, max(self.oldest, end - tail), tail)
-        super().__init__(end - len(lines))
-        self.lines = lines
+        super().__init__(end - len(lines), lines)
         if len(lines) < tail:  # there are no older ones
             self.oldest = self.start
         self.key = key
@@ -195,8 +200,7 @@ class StoredLog(Log):
         if number >= self.start:
             return super().line(number)
         if not self._chunk.start <= number < self._chunk.end:
-            self._chunk = Log(number)
-            self._chunk.lines = self._store.read(self.key, number, INBOX_TAIL)
+            self._chunk = Log(number, self._store.read(self.key, number, INBOX_TAIL))
             if not self._chunk.lines:  # the operator has removed the account
                 raise StoreError(f"line {number} of a log is not in the room file any more")
         return self._chunk.line(number)
@@ -924,11 +928,6 @@ class Session:
             and len(self.logs[LogId.NOTICES].lines) < UNREAD_NOTICES
         )
 
-    def wake_at(self, silent_at: float) -> float:
-        """When it is to be looked at if nothing happens before."""
-        ready_at = self.bucket.ready_at() if self.has_lines else inf
-        return min(self.channel.deadline(), silent_at, self.ends_at, ready_at)
-
 
 class Alarms:
     """Which session wants to be looked at when, on a coarse tick."""
@@ -957,12 +956,12 @@ class Alarms:
     def next(self) -> float:
         return self._ticks[0] * TICK if self._ticks else inf
 
-    def due(self, now: float) -> dict[bytes, Session]:
-        """The sessions whose alarm goes off, by id."""
-        sessions: dict[bytes, Session] = {}
+    def due(self, now: float) -> list[Session]:
+        """The sessions whose alarm goes off."""
+        sessions: list[Session] = []
         while self.next() <= now:
-            sessions |= self._sessions.pop(heapq.heappop(self._ticks))
-        for session in sessions.values():
+            sessions += self._sessions.pop(heapq.heappop(self._ticks)).values()
+        for session in sessions:
             session.tick = -1
         return sessions
 
@@ -1003,7 +1002,7 @@ class Server:
         self._handshakes = Waiting()
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
-        self._forget_at = now
+        self._forget_at = self._check_at = now
         self._prune_at = now if options.keep_days else inf
         self._listening_since = now  # nobody could be heard before
         self._due_at = now  # when the next turn should be
@@ -1083,50 +1082,69 @@ class Server:
             before = unix - self._options.keep_days * DAY
             self._prune_at = now + self._forget(self._room.prune, before)
             self._end_overtaken()
-        self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
             self._work -= PACKET_COST
             self._shake_hands_untrusted(*self._handshakes.take(), now)
-        self._active |= self._alarms.due(now)
-        self._take_lines(now)
-        for session in list(self._active.values()):
-            self._end_if_over(session, now)
+        for session in self._alarms.due(now):
+            self._look_after(session, now)
+        if now >= self._check_at or any(session.has_lines for session in self._active.values()):
+            self._check_accounts(now)
+            self._take_lines(now)
         if now >= self._remind_at:
             self._remind(now)
 
     def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
-        queue = deque(self._active.values())
-        for _ in range(LINES_PER_TURN):
-            while queue and not (queue[0].has_lines and queue[0].bucket.ready_at() <= now):
-                queue.popleft()
-            if not queue:
-                return
+        queue = deque(session for session in self._active.values() if session.has_lines)
+        taken = 0
+        while queue and taken < LINES_PER_TURN:
             session = queue.popleft()
+            if not session.has_lines:
+                continue
+            if (ready_at := session.bucket.ready_at()) > now:
+                self._alarms.at_latest(session, ready_at)
+                continue
             session.bucket.take(now)
             number, raw = session.channel.readers[LogId.LINES].take()
             for notice in self._room.handle(session.member, number, raw):
                 session.logs[LogId.NOTICES].append(notice)
             if session.member.state is not State.PRESENT:
-                session.ends_at = now + self._timing.linger
+                self._linger(session, now)
             queue.append(session)
+            taken += 1
+        for session in queue:
+            self._alarms.at_latest(session, now)
+
+    def _linger(self, session: Session, now: float) -> None:
+        """Its member has left, and may ask for a while whether that is known."""
+        session.ends_at = now + self._timing.linger
+        self._alarms.at_latest(session, session.ends_at)
 
     def _silent_at(self, session: Session) -> float:
         """When it counts as gone if it is not heard before."""
         heard_at = max(session.channel.heard_at, self._listening_since)
         return heard_at + self._timing.server_silence
 
-    def _end_if_over(self, session: Session, now: float) -> None:
+    def _look_after(self, session: Session, now: float) -> None:
+        """Its alarm has gone off. Most were set for an answer that has come meanwhile."""
         is_silent = now >= self._silent_at(session)
         if is_silent and session.member.state is State.PRESENT:
             self._room.leave(session.member, State.WRITTEN_OUT, "timed out")
         if is_silent or now >= session.ends_at:
             self._end(session)
+            return
+        due_at = session.channel.deadline()
+        if due_at <= now or session.has_lines:
+            self._active[session.id] = session
+        self._alarms.at_latest(
+            session, min(self._silent_at(session), session.ends_at, max(now, due_at))
+        )
 
     def _check_accounts(self, now: float) -> None:
-        """Nobody says a word under a name that, since the last turn, the operator has given to
-        somebody else. (The operator's program writes into the same file.)"""
+        """Nobody says a word under a name that the operator has given to somebody else meanwhile.
+        (The operator's program writes into the same file.)"""
+        self._check_at = now + CHECK_PAUSE
         try:
             ids = self._store.foreign_changes()
         except StoreError as error:
@@ -1149,7 +1167,7 @@ class Server:
         if words:
             notice = self._room.line(protocol.SERVER, protocol.Expelled(words))
             session.logs[LogId.NOTICES].append(notice)
-        session.ends_at = now + self._timing.linger
+        self._linger(session, now)
         self._active[session.id] = session
 
     def _end(self, session: Session) -> None:
@@ -1197,22 +1215,28 @@ class Server:
             if session := self._sessions.get(member.session):
                 self._active[session.id] = session
 
-    def datagrams(self, now: float) -> list[tuple[bytes, Address]]:
-        """What is to be sent now: replies of the handshake, then what sessions have to say."""
-        out, self._replies = self._replies, []
+    def datagrams(self, now: float) -> Iterator[tuple[list[bytes], Address]]:
+        """What is to be sent now, and where: replies of the handshake, then what sessions have to
+        say. Some are made at a time: one by one is slower, and all at once makes all wait."""
+        out = [([reply], address) for reply, address in self._replies]
+        self._replies.clear()
         for session in self._active.values():
+            if len(out) >= AT_A_TIME:
+                yield from out
+                out.clear()
             try:
                 packets = session.channel.packets(now, session.logs)
             except StoreError as error:  # it lags behind what is in memory
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
                 self._alarms.at_latest(session, now + self._timing.store_pause)
                 continue
-            for packet in packets:
-                out.append((self._sealed(packet, session), session.address))
-            self._alarms.at_latest(session, max(now, session.wake_at(self._silent_at(session))))
+            if packets:
+                out.append(([self._sealed(packet, session) for packet in packets], session.address))
+            if (due_at := session.channel.deadline()) < inf:
+                self._alarms.at_latest(session, max(now, due_at))
+        yield from out
         self._active.clear()
         self._due_at = self._next_timer()
-        return out
 
     def deadline(self) -> float:
         """When the next turn is due if nothing comes in."""
@@ -1423,6 +1447,7 @@ class Server:
         self._store.changed_members[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
+        self._alarms.at_latest(session, self._silent_at(session))
         self._replies.append((welcome, knock.address))
         return session
 
@@ -1502,8 +1527,8 @@ def serve(server: Server, udp: socket.socket, signals: Signals, timing: Timing) 
         server.handle(now, int(time.time()))
         if not _commit(server, signals, timing):
             return
-        for data, address in server.datagrams(time.monotonic()):
-            _send(udp, data, address)
+        for datagrams, address in server.datagrams(time.monotonic()):
+            _send(udp, datagrams, address)
 
 
 def _received(udp: socket.socket) -> Iterator[tuple[bytes, Address]]:
@@ -1517,11 +1542,28 @@ def _received(udp: socket.socket) -> Iterator[tuple[bytes, Address]]:
             continue
 
 
-def _send(udp: socket.socket, data: bytes, address: Address) -> None:
+def _send(udp: socket.socket, datagrams: list[bytes], address: Address) -> None:
+    if len(datagrams) > 1 and _send_at_once(udp, datagrams, address):
+        return
+    for data in datagrams:
+        try:
+            udp.sendto(data, address)
+        except OSError as error:  # a full queue or no route: the same as a lost datagram
+            log.debug("could not send to %s: %s", address, error)
+
+
+def _send_at_once(udp: socket.socket, datagrams: list[bytes], address: Address) -> bool:
+    """With one system call, which Linux cuts into datagrams (udp(7): UDP_SEGMENT)."""
+    if sys.platform != "linux":
+        return False
+    datagrams = protocol.pad(datagrams)
+    size = len(datagrams[0])
     try:
-        udp.sendto(data, address)
-    except OSError as error:  # a full queue or no route: the same as a lost datagram
-        log.debug("could not send to %s: %s", address, error)
+        segment = (SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(size))
+        udp.sendmsg(datagrams, [segment], 0, address)
+    except OSError:  # an old kernel, a device that cannot, or too many
+        return False
+    return True
 
 
 def _commit(server: Server, signals: Signals, timing: Timing) -> bool:

@@ -180,8 +180,8 @@ import re
 import struct
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -485,13 +485,13 @@ def format_message(message: Message | Event) -> str:
     """The explicit form; what a client may send is read back by ``parse_line_untrusted``."""
     word, _ = _FORMS[type(message)]
     texts = [word]
-    for value in astuple(message):
-        match value:
-            case bytes():
+    for name in message.__match_args__:
+        match getattr(message, name):
+            case bytes(value):
                 texts.append(value.hex())
-            case tuple():
+            case tuple(value):
                 texts += value
-            case _:
+            case value:
                 texts.append(str(value))
     return " ".join(filter(None, texts))
 
@@ -902,12 +902,14 @@ _MAX_HELD: Final = 65535
 _TAG_LENGTH: Final = 16
 # log 1 | first line's number 4 | length 2
 _PART_HEADER: Final = struct.Struct(">BIH")
+_PADDING: Final = 255  # in place of a part's log: there are no more parts
 _NONCE: Final = struct.Struct(">QBI")  # number 8 | log 1 | first 4
 _ROOM_NONCE: Final = struct.Struct(">I")
 
 SESSION_PACKET: Final = 1
 _PLEASE_ANSWER: Final = 1
-_PARTS_SPACE: Final = MAX_DATAGRAM - _HEADER.size - _TAG_LENGTH
+_OVERHEAD: Final = _HEADER.size + _TAG_LENGTH
+_PARTS_SPACE: Final = MAX_DATAGRAM - _OVERHEAD
 MAX_LINE: Final = _PARTS_SPACE - _PART_HEADER.size
 
 
@@ -929,7 +931,7 @@ class Part:
         return _PART_HEADER.size + sum(map(len, self.lines)) + len(self.lines) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost each datagram as much as its tag
 class Packet:
     """A session packet, opened."""
 
@@ -977,14 +979,16 @@ def seal_packet(packet: Packet, session: bytes, keys: Keys, room: RoomBlocks) ->
         packet.asks,
         *packet.cursors,
     )
-    sealed = [
-        room.seal(part)
-        if part.log is LogId.ROOM
-        else _seal_part(part, keys.seal, _NONCE.pack(packet.number, part.log, part.first))
-        for part in packet.parts
-    ]
-    tag = _mac(keys.tag, b"".join((header, *(digest for _, digest in sealed))), _TAG_LENGTH)
-    return b"".join((header, tag, *(data for data, _ in sealed)))
+    body, digests = b"", header
+    for part in packet.parts:
+        if part.log is LogId.ROOM:
+            data, digest = room.seal(part)
+        else:
+            nonce = _NONCE.pack(packet.number, part.log, part.first)
+            data, digest = _seal_part(part, keys.seal, nonce)
+        body += data
+        digests += digest
+    return header + _mac(keys.tag, digests, _TAG_LENGTH) + body
 
 
 def _seal_part(part: Part, key: bytes, nonce: bytes) -> tuple[bytes, bytes]:
@@ -997,9 +1001,15 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
+def pad(datagrams: list[bytes]) -> list[bytes]:
+    """Session packets made equally long, but for the last: so a system can take them as one."""
+    size = max(map(len, datagrams))
+    return [*(data.ljust(size, bytes([_PADDING])) for data in datagrams[:-1]), datagrams[-1]]
+
+
 def session_of_untrusted(data: bytes) -> bytes:
     """The session id that a session packet claims, or BadPacket."""
-    if not _HEADER.size + _TAG_LENGTH <= len(data) <= MAX_DATAGRAM or data[0] != SESSION_PACKET:
+    if not _OVERHEAD <= len(data) <= MAX_DATAGRAM or data[0] != SESSION_PACKET:
         raise BadPacket("not a session packet")
     return data[1:9]
 
@@ -1010,13 +1020,13 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
     Raises BadPacket for a wrong shape, BadSeal for a wrong tag.
     """
     session_of_untrusted(data)
-    header, rest = data[: _HEADER.size], data[_HEADER.size :]
-    tag, body = rest[:_TAG_LENGTH], rest[_TAG_LENGTH:]
-    sealed = list(_split_parts_untrusted(body))
-    digests = b"".join(_digest(part) for _, _, part in sealed)
-    if not hmac.compare_digest(tag, _mac(keys.tag, header + digests, _TAG_LENGTH)):
+    covered, tag = data[: _HEADER.size], data[_HEADER.size : _OVERHEAD]
+    sealed = _split_parts_untrusted(data[_OVERHEAD:])
+    for _, _, part in sealed:
+        covered += _digest(part)
+    if not hmac.compare_digest(tag, _mac(keys.tag, covered, _TAG_LENGTH)):
         raise BadSeal("the tag does not fit")
-    _, _, number, echo, held, flags, *cursors = _HEADER.unpack(header)
+    _, _, number, echo, held, flags, *cursors = _HEADER.unpack_from(data)
     if number == 0 or flags > _PLEASE_ANSWER:
         raise BadPacket("a number or flag that does not exist")
     parts = []
@@ -1030,39 +1040,45 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
     return Packet(number, echo, held, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
 
 
-def _split_parts_untrusted(body: bytes) -> Iterator[tuple[LogId, int, bytes]]:
+def _split_parts_untrusted(body: bytes) -> list[tuple[LogId, int, bytes]]:
     """(log, first line's number, the part with its header) of each part."""
-    while body:
+    parts = []
+    while body and body[0] != _PADDING:
         if len(body) < _PART_HEADER.size:
             raise BadPacket("a part without a header")
         log, first, length = _PART_HEADER.unpack_from(body)
         end = _PART_HEADER.size + length
         if log not in WINDOW_LINES or not 0 < length <= len(body) - _PART_HEADER.size:
             raise BadPacket("a part of an unknown log or of a wrong length")
-        yield LogId(log), first, body[:end]
+        parts.append((LogId(log), first, body[:end]))
         body = body[end:]
+    return parts
 
 
 # ------------------------------------------------------------------------------------ the logs
 
 
+_PARTS_KEPT: Final = 256  # of a log, in memory
+
+
 class Log:
     """Lines that are numbered for good: a list that knows the number of its first element."""
 
-    def __init__(self, start: int = 0) -> None:
-        self.start = start
-        self.lines: list[bytes] = []
+    __slots__ = ("_parts", "end", "lines", "start")
 
-    @property
-    def end(self) -> int:
-        """The number that the next line will have."""
-        return self.start + len(self.lines)
+    def __init__(self, start: int = 0, lines: Iterable[bytes] = ()) -> None:
+        self.start = start
+        self.lines = list(lines)
+        self.end = start + len(self.lines)  # the number that the next line will have
+        self._parts: dict[tuple[int, int, int], Part | None] = {}
 
     def append(self, line: bytes) -> int:
         """The number that ``line`` has from now on."""
         if not 0 < len(line) <= MAX_LINE:
             raise ValueError(f"a line of {len(line)} bytes")
         self.lines.append(line)
+        self.end += 1
+        self._parts.clear()
         return self.end - 1
 
     def drop(self, before: int) -> None:
@@ -1078,9 +1094,18 @@ class Log:
         return self.lines[number - self.start]
 
     def part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
-        """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet."""
+        """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet:
+        found once for all readers who are equally far."""
+        wanted = (first, min(end, self.end), space)
+        if wanted not in self._parts:
+            if len(self._parts) >= _PARTS_KEPT:
+                self._parts.clear()
+            self._parts[wanted] = self._part(log, *wanted)
+        return self._parts[wanted]
+
+    def _part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
         size, lines = _PART_HEADER.size - 1, []
-        for number in range(first, min(end, self.end)):
+        for number in range(first, end):
             line = self.line(number)
             size += 1 + len(line)
             if size > space:
@@ -1091,6 +1116,8 @@ class Log:
 
 class Reader:
     """The reading end of a log: what came early waits for what is missing."""
+
+    __slots__ = ("cursor", "early", "received", "window")
 
     def __init__(self, cursor: int, window: int) -> None:
         self.cursor = cursor  # the next line to take
@@ -1137,28 +1164,32 @@ class Flight:
 class Writer:
     """The writing end of a log: where the reader is, and what is on its way to it."""
 
+    __slots__ = ("cursor", "flights", "next", "window")
+
     def __init__(self, cursor: int, window: int) -> None:
         self.cursor = cursor  # the reader's
         self.window = window
         self.next = cursor  # the first line that was never sent
-        self.flights: deque[Flight] = deque()  # in the order of their lines
+        self.flights: list[Flight] = []  # in the order of their lines; mostly very few
 
     def acknowledge(self, cursor: int) -> int:
         """Takes the reader's cursor, which has risen; returns how many flights it has passed."""
-        before = len(self.flights)
-        while self.flights and self.flights[0].end <= cursor:
-            self.flights.popleft()
+        passed = 0
+        while passed < len(self.flights) and self.flights[passed].end <= cursor:
+            passed += 1
+        del self.flights[:passed]
         self.cursor = cursor
-        return before - len(self.flights)
+        return passed
 
     def departed(self, first: int, flight: Flight) -> None:
         """Notes lines from ``first`` that have left: new ones, or the oldest ones again."""
-        while self.flights and first < self.flights[0].end <= flight.end:
-            self.flights.popleft()  # a repeated packet also carries what else fits
-        if first < self.next:
-            self.flights.appendleft(flight)
-        else:
+        if first == self.next:
             self.flights.append(flight)
+            self.next = flight.end
+            return
+        while self.flights and self.flights[0].end <= flight.end:
+            del self.flights[0]  # a repeated packet also carries what else fits
+        self.flights.insert(0, flight)
         self.next = max(self.next, flight.end)
 
 
@@ -1167,6 +1198,8 @@ class Writer:
 
 class RoundTrip:
     """The smoothed round-trip time and the timeout that follows from it (RFC 6298 §2)."""
+
+    __slots__ = ("_timing", "smoothed", "variation")
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
@@ -1190,6 +1223,8 @@ class RoundTrip:
 
 class Window:
     """How many flights may be on their way (RFC 5681 §3.1, in datagrams)."""
+
+    __slots__ = ("_episode_end", "size", "threshold")
 
     def __init__(self, first: int = 0) -> None:
         """``first`` is the number of the first packet whose loss counts."""
@@ -1233,6 +1268,7 @@ class Channel:
         self._keepalive = keepalive
         self.readers = {log: Reader(at, WINDOW_LINES[log]) for log, at in reads.items()}
         self.writers = {log: Writer(at, WINDOW_LINES[log]) for log, at in writes.items()}
+        self._flights = [writer.flights for writer in self.writers.values()]
         self.round_trip = RoundTrip(timing)
         self.window = Window()
         self.heard_at = now
@@ -1243,6 +1279,8 @@ class Channel:
         self._unanswered: deque[tuple[int, float]] = deque(maxlen=4 * MAXIMUM_WINDOW)
         self._backoff = 0
         self._progress_at = now
+        self._late_at = inf  # the oldest packet on its way
+        self._lost_echo = inf  # the echo that tells that it is lost
         self._probe_at = now + keepalive
         self._ack_at = inf
         self._unacknowledged = dict.fromkeys(self.readers, 0)  # lines
@@ -1258,7 +1296,8 @@ class Channel:
         if is_newest:
             self._highest = packet.number
             self.heard_at = now
-        self._acknowledged(packet, now)
+        if self._acknowledged(packet, now):
+            self._watch_oldest()
         if is_newest and not self._unanswered:
             self._probe_at = now + self._keepalive
         if packet.parts:
@@ -1277,8 +1316,10 @@ class Channel:
             if part.log not in self.readers:
                 raise BadPacket("a part of a log that this end writes")
 
-    def _acknowledged(self, packet: Packet, now: float) -> None:
-        if packet.echo > self._echo:
+    def _acknowledged(self, packet: Packet, now: float) -> bool:
+        """Whether it tells anything new of what was sent."""
+        is_new = packet.echo > self._echo
+        if is_new:
             self._echo = packet.echo
             self._backoff = 0
             while self._unanswered and self._unanswered[0][0] <= packet.echo:
@@ -1289,11 +1330,14 @@ class Channel:
         passed = 0
         for writer, cursor in zip(self.writers.values(), packet.cursors):
             if cursor > writer.cursor:
+                is_new = True
                 self._progress_at = now
                 passed += writer.acknowledge(cursor)
-        self.window.acknowledge(passed, in_flight)
-        if 0 < passed == in_flight:  # a repetition that is still on its way is moot
-            self._unanswered.clear()
+        if passed:
+            self.window.acknowledge(passed, in_flight)
+            if passed == in_flight:  # a repetition that is still on its way is moot
+                self._unanswered.clear()
+        return is_new
 
     def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:
         had_gap = self._has_gap()
@@ -1347,19 +1391,27 @@ class Channel:
         does the loss of what was sent to the old address (RFC 9000 §9.4)."""
         self.round_trip = RoundTrip(self._timing)
         self.window = Window(self.number)
+        self._watch_oldest()
 
     def cut(self, log: LogId) -> Log:
         """Sends nothing more of a log, nor again; returns an empty one that goes on from there."""
-        end = self.writers[log].next
-        self.writers[log] = Writer(end, WINDOW_LINES[log])
-        return Log(end)
+        writer = self.writers[log]
+        writer.acknowledge(writer.next)
+        self._watch_oldest()
+        return Log(writer.next)
 
     def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
         """What is due now; ``logs`` are those that this end writes."""
-        is_late = self._timeout_at() <= now
-        lost = self._lost(now)
+        is_late = self._late_at <= now
+        is_lost = is_late or self._lost_echo <= self._echo
+        lost = self._lost(now) if is_lost else set()
+        waiting = [
+            log
+            for log, writer in self.writers.items()
+            if writer.next < logs[log].end or log in lost
+        ]
         packets = []
-        while parts := self._pack(now, logs, lost):
+        while waiting and (parts := self._pack(now, logs, waiting, lost)):
             packets.append(self._packet(now, parts))
         if is_late:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
@@ -1369,54 +1421,66 @@ class Channel:
             packets.append(self._packet(now, (), asks=True))
             self._probe_at = now + self.round_trip.timeout(self._backoff)
             self._backoff += 1
+            self._watch_oldest()
         elif self._ack_at <= now and not packets:
             packets.append(self._packet(now, ()))
+        if is_lost or self._late_at == inf:  # or else the oldest packet is still the same
+            self._watch_oldest()
         if packets:  # each of which acknowledges
             self._ack_at = inf
-            self._unacknowledged = dict.fromkeys(self.readers, 0)
-            self._unacknowledged_packets = 0
+            if self._unacknowledged_packets:
+                self._unacknowledged = dict.fromkeys(self.readers, 0)
+                self._unacknowledged_packets = 0
         return packets
 
     def deadline(self) -> float:
         """When ``packets`` will next have something, if nothing is received or written before."""
-        return min(self._ack_at, self._probe_at, self._timeout_at())
+        return min(self._ack_at, self._probe_at, self._late_at)
 
-    def _late_at(self, writer: Writer) -> float:
-        """RFC 6298 §5: from the oldest packet on its way, restarted by progress."""
-        if not writer.flights:
-            return inf
-        since = max(writer.flights[0].sent_at, self._progress_at)
-        return since + self.round_trip.timeout(self._backoff)
-
-    def _timeout_at(self) -> float:
-        return min(map(self._late_at, self.writers.values()))
+    def _watch_oldest(self) -> None:
+        """When the oldest packet on its way is late (RFC 6298 §5: its timeout is restarted by
+        progress), and which echo tells that it is lost (RFC 9002 §6.1)."""
+        oldest = [flights[0] for flights in self._flights if flights]
+        self._late_at = self._lost_echo = inf
+        if oldest:
+            sent_at = min([flight.sent_at for flight in oldest])
+            timeout = self.round_trip.timeout(self._backoff)
+            self._late_at = max(sent_at, self._progress_at) + timeout
+            self._lost_echo = min([flight.number for flight in oldest]) + PACKET_THRESHOLD
 
     def _lost(self, now: float) -> set[LogId]:
-        """The logs whose oldest packet on its way is lost (RFC 9002 §6.1) or late."""
-        lost = set()
+        """The logs whose oldest packet on its way is lost or late."""
+        lost, timeout = set(), self.round_trip.timeout(self._backoff)
         for log, writer in self.writers.items():
             if writer.flights:
-                number = writer.flights[0].number
-                if number + PACKET_THRESHOLD <= self._echo or self._late_at(writer) <= now:
+                oldest = writer.flights[0]
+                is_late = max(oldest.sent_at, self._progress_at) + timeout <= now
+                if is_late or oldest.number + PACKET_THRESHOLD <= self._echo:
                     lost.add(log)
-                    self.window.lose(number, self.number)
+                    self.window.lose(oldest.number, self.number)
         return lost
 
-    def _pack(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> tuple[Part, ...]:
-        """The parts of one packet: what was lost, then what is new, as the window allows."""
-        parts, space = [], _PARTS_SPACE
+    def _pack(
+        self, now: float, logs: Mapping[LogId, Log], waiting: list[LogId], lost: set[LogId]
+    ) -> tuple[Part, ...]:
+        """The parts of one packet: of the logs with something ``waiting``, what was lost, then what
+        is new, as the window allows. It takes out of both sets what it has done with."""
+        parts: list[Part] = []
         is_open = self._in_flight() < int(self.window.size)
-        for log, writer in self.writers.items():
-            if not is_open and log not in lost:
+        for log in waiting[:]:
+            if not (is_open or log in lost):
                 continue
+            writer = self.writers[log]
             first = writer.cursor if log in lost else writer.next
+            space = _PARTS_SPACE - sum([part.size for part in parts]) if parts else _PARTS_SPACE
             part = logs[log].part(log, first, writer.cursor + writer.window, space)
             if part is None:
                 continue
-            lost.discard(log)
             writer.departed(first, Flight(part.end, self.number, now))
             parts.append(part)
-            space -= part.size
+            lost.discard(log)
+            if writer.next == logs[log].end:
+                waiting.remove(log)
         return tuple(parts)
 
     def _packet(self, now: float, parts: tuple[Part, ...], asks: bool = False) -> Packet:
@@ -1429,11 +1493,13 @@ class Channel:
         return packet
 
     def _in_flight(self) -> int:
-        return sum(len(writer.flights) for writer in self.writers.values())
+        return sum(map(len, self._flights))
 
 
 class Bucket:
     """A rate with a burst: the virtual scheduling algorithm of ITU-T I.371. 0 is no limit."""
+
+    __slots__ = ("_interval", "_next", "_slack")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._interval = 1 / rate if rate else 0.0

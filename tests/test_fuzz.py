@@ -149,7 +149,7 @@ class FuzzTest(unittest.TestCase):
     def turn(self, w: World) -> None:
         w.server.server.handle(w.network.now, 0)
         w.server.server.commit()
-        w.server.server.datagrams(w.network.now)
+        list(w.server.server.datagrams(w.network.now))
 
     def test_a_client_survives_any_datagram_and_the_room_goes_on(self) -> None:
         with world(4, HEALTHY) as w:
