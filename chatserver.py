@@ -33,7 +33,6 @@ import select
 import signal
 import socket
 import sqlite3
-import struct
 import sys
 import textwrap
 import time
@@ -79,7 +78,7 @@ DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
 INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
-CHECK_PAUSE: Final = 1.0  # seconds for which it is not looked for changed accounts while all listen
+CHECK_PAUSE: Final = 1.0  # seconds until accounts may have changed, if nobody joins or speaks
 ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
@@ -87,10 +86,9 @@ PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # never held up by a network that delivers its lines in one heap.
 RATE_MARGIN: Final = 1.25
 BURST_MARGIN: Final = 2
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103  # Linux' udp.h
-SEGMENT_SIZE: Final = struct.Struct("=H")
-AT_A_TIME: Final = 32  # sessions for which datagrams are made before these are sent
+# Datagrams that are made before they are sent. One by one costs more, since making and sending
+# drive each other out of the processor's caches; all at once makes the first ones wait.
+AT_A_TIME: Final = 16
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 
@@ -1082,15 +1080,16 @@ class Server:
             before = unix - self._options.keep_days * DAY
             self._prune_at = now + self._forget(self._room.prune, before)
             self._end_overtaken()
+        for session in self._alarms.due(now):
+            self._look_after(session, now)
+        has_lines = any(session.has_lines for session in self._active.values())
+        if has_lines or self._handshakes or now >= self._check_at:
+            self._check_accounts(now)
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
             self._work -= PACKET_COST
             self._shake_hands_untrusted(*self._handshakes.take(), now)
-        for session in self._alarms.due(now):
-            self._look_after(session, now)
-        if now >= self._check_at or any(session.has_lines for session in self._active.values()):
-            self._check_accounts(now)
-            self._take_lines(now)
+        self._take_lines(now)
         if now >= self._remind_at:
             self._remind(now)
 
@@ -1142,8 +1141,8 @@ class Server:
         )
 
     def _check_accounts(self, now: float) -> None:
-        """Nobody says a word under a name that the operator has given to somebody else meanwhile.
-        (The operator's program writes into the same file.)"""
+        """Nobody joins or says a word while somebody else is in under a name that the operator has
+        given away meanwhile. (The operator's program writes into the same file.)"""
         self._check_at = now + CHECK_PAUSE
         try:
             ids = self._store.foreign_changes()
@@ -1215,11 +1214,10 @@ class Server:
             if session := self._sessions.get(member.session):
                 self._active[session.id] = session
 
-    def datagrams(self, now: float) -> Iterator[tuple[list[bytes], Address]]:
-        """What is to be sent now, and where: replies of the handshake, then what sessions have to
-        say. Some are made at a time: one by one is slower, and all at once makes all wait."""
-        out = [([reply], address) for reply, address in self._replies]
-        self._replies.clear()
+    def datagrams(self, now: float) -> Iterator[tuple[bytes, Address]]:
+        """What is to be sent now: replies of the handshake, then what sessions have to say. It has
+        to be taken to its end."""
+        out, self._replies = self._replies, []
         for session in self._active.values():
             if len(out) >= AT_A_TIME:
                 yield from out
@@ -1230,8 +1228,8 @@ class Server:
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
                 self._alarms.at_latest(session, now + self._timing.store_pause)
                 continue
-            if packets:
-                out.append(([self._sealed(packet, session) for packet in packets], session.address))
+            for packet in packets:
+                out.append((self._sealed(packet, session), session.address))
             if (due_at := session.channel.deadline()) < inf:
                 self._alarms.at_latest(session, max(now, due_at))
         yield from out
@@ -1527,8 +1525,8 @@ def serve(server: Server, udp: socket.socket, signals: Signals, timing: Timing) 
         server.handle(now, int(time.time()))
         if not _commit(server, signals, timing):
             return
-        for datagrams, address in server.datagrams(time.monotonic()):
-            _send(udp, datagrams, address)
+        for data, address in server.datagrams(time.monotonic()):
+            _send(udp, data, address)
 
 
 def _received(udp: socket.socket) -> Iterator[tuple[bytes, Address]]:
@@ -1542,28 +1540,11 @@ def _received(udp: socket.socket) -> Iterator[tuple[bytes, Address]]:
             continue
 
 
-def _send(udp: socket.socket, datagrams: list[bytes], address: Address) -> None:
-    if len(datagrams) > 1 and _send_at_once(udp, datagrams, address):
-        return
-    for data in datagrams:
-        try:
-            udp.sendto(data, address)
-        except OSError as error:  # a full queue or no route: the same as a lost datagram
-            log.debug("could not send to %s: %s", address, error)
-
-
-def _send_at_once(udp: socket.socket, datagrams: list[bytes], address: Address) -> bool:
-    """With one system call, which Linux cuts into datagrams (udp(7): UDP_SEGMENT)."""
-    if sys.platform != "linux":
-        return False
-    datagrams = protocol.pad(datagrams)
-    size = len(datagrams[0])
+def _send(udp: socket.socket, data: bytes, address: Address) -> None:
     try:
-        segment = (SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(size))
-        udp.sendmsg(datagrams, [segment], 0, address)
-    except OSError:  # an old kernel, a device that cannot, or too many
-        return False
-    return True
+        udp.sendto(data, address)
+    except OSError as error:  # a full queue or no route: the same as a lost datagram
+        log.debug("could not send to %s: %s", address, error)
 
 
 def _commit(server: Server, signals: Signals, timing: Timing) -> bool:

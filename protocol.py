@@ -157,8 +157,8 @@ asks, before it takes in anything more, and from wherever it is by now.
                 part, 16)
 
 A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when 8
-packets or a quarter of the log's window wait; each packet that it sends acknowledges. A writer
-keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
+packets or a quarter of the log's window wait; each packet that it sends acknowledges. (A writer
+that lets fewer than 8 packets be on their way asks with the last of them.) A writer keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
 no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
 (1 s at first, then RFC 6298's SRTT + 4 RTTVAR and 0.3 s more, doubled each time in vain, 8 s at
 most), or when a number higher by three has been echoed and the cursor has not moved. What wants an
@@ -902,7 +902,6 @@ _MAX_HELD: Final = 65535
 _TAG_LENGTH: Final = 16
 # log 1 | first line's number 4 | length 2
 _PART_HEADER: Final = struct.Struct(">BIH")
-_PADDING: Final = 255  # in place of a part's log: there are no more parts
 _NONCE: Final = struct.Struct(">QBI")  # number 8 | log 1 | first 4
 _ROOM_NONCE: Final = struct.Struct(">I")
 
@@ -1001,12 +1000,6 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def pad(datagrams: list[bytes]) -> list[bytes]:
-    """Session packets made equally long, but for the last: so a system can take them as one."""
-    size = max(map(len, datagrams))
-    return [*(data.ljust(size, bytes([_PADDING])) for data in datagrams[:-1]), datagrams[-1]]
-
-
 def session_of_untrusted(data: bytes) -> bytes:
     """The session id that a session packet claims, or BadPacket."""
     if not _OVERHEAD <= len(data) <= MAX_DATAGRAM or data[0] != SESSION_PACKET:
@@ -1043,7 +1036,7 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
 def _split_parts_untrusted(body: bytes) -> list[tuple[LogId, int, bytes]]:
     """(log, first line's number, the part with its header) of each part."""
     parts = []
-    while body and body[0] != _PADDING:
+    while body:
         if len(body) < _PART_HEADER.size:
             raise BadPacket("a part without a header")
         log, first, length = _PART_HEADER.unpack_from(body)
@@ -1062,7 +1055,10 @@ _PARTS_KEPT: Final = 256  # of a log, in memory
 
 
 class Log:
-    """Lines that are numbered for good: a list that knows the number of its first element."""
+    """Lines that are numbered for good: a list that knows the number of its first element.
+
+    Members who are equally far read the same ``part``, which is made once for all of them.
+    """
 
     __slots__ = ("_parts", "end", "lines", "start")
 
@@ -1078,7 +1074,6 @@ class Log:
             raise ValueError(f"a line of {len(line)} bytes")
         self.lines.append(line)
         self.end += 1
-        self._parts.clear()
         return self.end - 1
 
     def drop(self, before: int) -> None:
@@ -1086,6 +1081,7 @@ class Log:
         if before > self.start:
             del self.lines[: before - self.start]
             self.start = before
+            self._parts.clear()
 
     def line(self, number: int) -> bytes:
         """The line of that number, from ``start`` on and before ``end``."""
@@ -1094,8 +1090,7 @@ class Log:
         return self.lines[number - self.start]
 
     def part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
-        """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet:
-        found once for all readers who are equally far."""
+        """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet."""
         wanted = (first, min(end, self.end), space)
         if wanted not in self._parts:
             if len(self._parts) >= _PARTS_KEPT:
@@ -1412,7 +1407,7 @@ class Channel:
         ]
         packets = []
         while waiting and (parts := self._pack(now, logs, waiting, lost)):
-            packets.append(self._packet(now, parts))
+            packets.append(self._packet(now, parts, self._is_narrow_and_full()))
         if is_late:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
                 packets.append(self._packet(now, packets[0].parts))
@@ -1463,8 +1458,8 @@ class Channel:
     def _pack(
         self, now: float, logs: Mapping[LogId, Log], waiting: list[LogId], lost: set[LogId]
     ) -> tuple[Part, ...]:
-        """The parts of one packet: of the logs with something ``waiting``, what was lost, then what
-        is new, as the window allows. It takes out of both sets what it has done with."""
+        """The parts of one packet: of the logs that have something ``waiting``, what was lost, then
+        what is new, as the window allows. What is done with leaves both collections."""
         parts: list[Part] = []
         is_open = self._in_flight() < int(self.window.size)
         for log in waiting[:]:
@@ -1491,6 +1486,11 @@ class Channel:
             self._unanswered.append((self.number, now))
         self.number += 1
         return packet
+
+    def _is_narrow_and_full(self) -> bool:
+        """Whether the window would wait for an acknowledgement that is delayed."""
+        size = int(self.window.size)
+        return size < ACK_PACKETS and self._in_flight() >= size
 
     def _in_flight(self) -> int:
         return sum(map(len, self._flights))

@@ -8,7 +8,7 @@ they open, check and acknowledge what they get, and compare it. Each of three ro
 and lets members join until there are 10, 100 and 1,000 (``--quick``: not so many, and shorter
 runs). At each size the two systems take turns under each load:
 
-    calm     10 lines/s in all, from 4 members in turn
+    calm     10 lines/s in all, from 4 members in turn, at random moments
     loaded   4 members say lines, each while no more than 16 of its own are not back
 
 Lines have texts of 60 bytes. CPU is the server's, of its own accounting, from before the first line

@@ -9,11 +9,15 @@ from __future__ import annotations
 import heapq
 import os
 import re
+import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
+from random import Random
 from selectors import EVENT_READ, DefaultSelector
 from typing import Final, TypeAlias
 
@@ -29,6 +33,7 @@ TEXT: Final = 60  # bytes
 AT_ONCE: Final = 32  # joining
 JOIN_PATIENCE: Final = 0.1  # seconds for each member
 QUIET: Final = 1.0  # seconds: nobody has anything to send for so long
+SO_TIMESTAMPNS: Final = 35  # Linux: socket(7)
 HEADERS: Final = 28  # bytes of IP and UDP in front of a datagram
 GUEST: Final = Credentials()
 
@@ -58,7 +63,7 @@ class Member:
     def __init__(self, name: str, port: int, cursor: int) -> None:
         """``cursor`` is of no use: the server tells it."""
         self.name = name
-        self.udp = udp_socket(LOCALHOST, port)
+        self.udp = stamped_socket(port)
         self.cursor = 0  # the number of the next line to hear
         self.said = 0
         self.unheard = 0  # of what it has said
@@ -130,7 +135,7 @@ class NaiveMember:
 
     def __init__(self, name: str, port: int, cursor: int) -> None:
         self.name = name
-        self.udp = udp_socket(LOCALHOST, port)
+        self.udp = stamped_socket(port)
         self.cursor = cursor
         self.said = 0
         self.unheard = 0
@@ -180,6 +185,23 @@ class Tally:
     ended_at: float = 0.0  # when the last line came
 
 
+def stamped_socket(port: int) -> socket.socket:
+    """One that knows when its datagrams have come, where the system can tell that."""
+    udp = udp_socket(LOCALHOST, port)
+    if sys.platform == "linux":
+        udp.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return udp
+
+
+def received(udp: socket.socket) -> tuple[bytes, float]:
+    """A datagram, and when it came."""
+    data, ancillary, _, _ = udp.recvmsg(2048, 64)
+    for _, _, stamp in ancillary:
+        seconds, nanoseconds = struct.unpack("qq", stamp)
+        return data, time.monotonic() - (time.time() - seconds - nanoseconds / 1e9)
+    return data, time.monotonic()
+
+
 class Crowd:
     """The members of one server, and the loop around them."""
 
@@ -212,14 +234,18 @@ class Crowd:
         return time.monotonic() - since
 
     def calm(self, is_over: Callable[[], bool]) -> Tally:
-        """A line now and then, and one at least."""
+        """A line now and then, and one at least. Moments are random, or each line would meet the
+        acknowledgements of an earlier one."""
         self.tally = Tally()
-        count = 0
+        random, count = Random(len(self.members)), 0
+        due = self.tally.began_at
         while not (count and is_over()):
-            due = self.tally.began_at + count * CALM_EVERY
-            if time.monotonic() >= due:
-                self.say(count % min(SENDERS, len(self.members)))
+            if (now := time.monotonic()) >= due:
+                number = count % min(SENDERS, len(self.members))
+                self.say(number)
+                self._send(number, now)
                 count += 1
+                due += random.uniform(0, 2 * CALM_EVERY)
             else:
                 self._turn(due)
         return self.settle()
@@ -290,8 +316,7 @@ class Crowd:
             timeout = 0.0
             for key, _ in ready:
                 with suppress(BlockingIOError):
-                    data = self.members[key.data].udp.recv(2048)
-                    yield key.data, data, time.monotonic()
+                    yield key.data, *received(self.members[key.data].udp)
 
     def take(self, member: AnyMember, data: bytes, when: float) -> None:
         tally, before = self.tally, self.tally.lines

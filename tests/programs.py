@@ -82,8 +82,12 @@ def next_line(program: subprocess.Popen[str]) -> str:
     """What it prints next."""
     assert program.stdout
     readable, _, _ = select.select([program.stdout], [], [], PATIENCE)
-    if not (readable and (line := program.stdout.readline())):
-        raise AssertionError(f"nothing from process {program.pid}, status {program.poll()}")
+    if not readable:
+        raise AssertionError(f"nothing from process {program.pid}")
+    if not (line := program.stdout.readline()):
+        raise AssertionError(
+            f"process {program.pid} has ended with status {program.wait(PATIENCE)}"
+        )
     return line
 
 

@@ -68,8 +68,8 @@ class ServerEnd:
 
     def datagrams(self, now: float) -> Iterator[tuple[bytes, str]]:
         while self.is_up and self._turn(now):
-            for datagrams, (host, port, *_) in self.server.datagrams(now):
-                yield from ((data, end_at(str(host), port)) for data in datagrams)
+            for data, address in self.server.datagrams(now):
+                yield data, end_at(str(address[0]), address[1])
             if self.server.deadline() > now:
                 return
 

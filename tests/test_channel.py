@@ -566,6 +566,21 @@ class Congestion(ScriptTest):
         window.acknowledge(3, 5)
         self.assertTrue(5.9 < window.size < 6)
 
+    def test_a_window_too_narrow_to_be_acknowledged_by_itself_asks(self) -> None:
+        """Or else its writer would stop for as long as acknowledgements are delayed."""
+        end = client()
+        self.assertFalse(any(packet.asks for packet in self.flood(end)))
+        end.hear(0.1, echo=4)  # packet 1 is lost: five may be on their way
+        sent = end.hear(0.2, echo=11, cursor=10)
+        self.assertEqual(len(sent), int(end.channel.window.size))
+        self.assertEqual([packet.asks for packet in sent], [False] * (len(sent) - 1) + [True])
+        self.assertEqual(server().hear(0.3, *sent[-1].parts, asks=True)[0].echo, 1)
+
+    def test_a_narrow_window_that_is_not_full_does_not_ask(self) -> None:
+        end = client()
+        end.channel.window.lose(1, 1)
+        self.assertEqual([packet.asks for packet in end.write(0, *[WHOLE] * 4)], [False] * 4)
+
     def test_a_window_that_is_not_full_does_not_grow(self) -> None:
         end = client()
         end.write(0, *[WHOLE] * 9)
@@ -1141,6 +1156,21 @@ class Logs(unittest.TestCase):
                 self.assertEqual(part and (part.size, part.end), (size, first + count))
                 smaller = log.part(ROOM, first, 99, size - 1)
                 self.assertEqual(smaller.end if smaller else first, first + count - 1)
+
+    def test_readers_who_are_equally_far_share_a_part(self) -> None:
+        log = self.log(b"0", b"1", b"2")
+        part = log.part(ROOM, 1, 99, 99)
+        self.assertIs(log.part(ROOM, 1, 50, 99), part)
+        log.append(b"3")
+        self.assertEqual(log.part(ROOM, 1, 99, 99), Part(ROOM, 1, (b"1", b"2", b"3")))
+        log.drop(3)
+        self.assertEqual(log._parts, {}, "lines that nobody wants any more")
+
+    def test_a_log_keeps_few_parts(self) -> None:
+        log = self.log(*[SHORT] * 1000)
+        for first in range(1000):
+            log.part(ROOM, first, first + 1, 99)
+        self.assertLess(len(log._parts), 300)
 
     def test_a_part_ends_where_it_is_told_to(self) -> None:
         log = self.log(b"0", b"1", b"2")

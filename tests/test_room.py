@@ -13,6 +13,7 @@ from random import Random
 import protocol
 from chatclient import SHOWN_PENDING, plain
 from chatserver import (
+    AT_A_TIME,
     DAY,
     FORGET_EVERY,
     HANDSHAKES_PER_TURN,
@@ -88,6 +89,19 @@ class DeliveryTest(unittest.TestCase):
             alice.say(*(f"#{n}" for n in range(60)))
             w.run(60)
             self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(60)])
+
+    def test_each_of_many_members_is_sent_a_line_once(self) -> None:
+        """Their datagrams are made and sent in several portions."""
+        with world() as w:
+            alice, *others = w.joined(*(f"member{n}" for n in range(2 * AT_A_TIME + 3)))
+            w.run(1)
+            before = len(w.network.sent)
+            alice.say("#line")
+            w.run(0.1)  # nobody has acknowledged it yet, nor is it late
+            sent = [d.target for d in w.network.sent[before:] if d.source == SERVER]
+            self.assertEqual(sorted(sent), sorted(w.server.network.ends.keys() - {SERVER}))
+            for end in others:
+                self.assertEqual(public_lines(end), ["member0: #line"])
 
     def test_a_direct_message_reaches_its_recipient_only_and_once(self) -> None:
         with world(2, BAD) as w:
