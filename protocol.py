@@ -158,16 +158,17 @@ asks, before it takes in anything more, and from wherever it is by now.
 
 A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when 8
 packets or a quarter of the log's window wait; each packet that it sends acknowledges. (A writer
-that lets fewer than 8 packets be on their way asks with the last of them.) A writer keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds
-no more. A lost packet's lines are sent again from the cursor on, as a new packet: after a timeout
-(1 s at first, then RFC 6298's SRTT + 4 RTTVAR and 0.3 s more, doubled each time in vain, 8 s at
-most), or when a number higher by three has been echoed and the cursor has not moved. What wants an
-answer is a packet with parts, until its number or a higher one has been echoed or the cursors have
-passed all that was sent, and one that asks, until its number or a higher one has been echoed; it is
-repeated like a late one. A client that has heard nothing for 20 to 25 s asks, and one that has had
-no answer for 10 s joins again, beside the session, until one of the two works; a server that has
-heard nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in,
-for 75 s or until they are back.
+that lets fewer than 8 packets be on their way asks with the last of them.) A writer keeps at most
+64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds no more. A
+lost packet's lines are sent again from the cursor on, as a new packet: after a timeout (1 s at
+first, then RFC 6298's SRTT + 4 RTTVAR and 0.3 s more, doubled each time in vain, 8 s at most), or
+when a number higher by three has been echoed and the cursor has not moved. What wants an answer is
+a packet with parts, until its number or a higher one has been echoed or the cursors have passed all
+that was sent, and one that asks, until its number or a higher one has been echoed; it is repeated
+like a late one. A client that has heard nothing for 20 to 25 s asks, and one that has had no answer
+for 10 s joins again, beside the session, until one of the two works; a server that has heard
+nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in, for
+75 s or until they are back.
 """
 
 from __future__ import annotations

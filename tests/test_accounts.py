@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
+from math import inf
 from typing import Final
 from unittest import mock
 
@@ -35,6 +36,9 @@ PASSWORD: Final = b"correct horse"
 WRONG: Final = "wrong username or password (the server)"
 LET_IN: Final = ""
 PROVEN: Final = (b'"PROVE"', b'"WELCOME"')
+
+
+PUT_OUT_AND_BACK: Final = ["* alice left (the name was registered)", "* alice joined"]
 
 
 def knows(password: bytes = PASSWORD) -> Credentials:
@@ -1135,6 +1139,20 @@ class OperatorTest(AccountsTest):
             w.run(1)
             self.assertEqual(kept(alice), ["bob -> you: #private"])
             self.assertNotIn("#public", " ".join(alice.texts()))
+
+    def test_a_guest_is_put_out_before_the_owner_of_its_name_joins(self) -> None:
+        """Also if the server first hears of the new account when its owner proves the password."""
+        with world() as w:
+            (guest,) = w.joined("alice")
+            (bob,) = w.joined("bob")
+            w.run(1)
+            with operator(w) as store:
+                self.assertTrue(store.add(account("alice")))
+            w.server.server._check_at = inf  # it has only just looked
+            w.join("alice", "elsewhere", knows())
+            w.run(1)
+            self.assertEqual(presence(bob, "alice")[-2:], PUT_OUT_AND_BACK)
+            self.assertIn("the name was registered", guest.client.failure or "")
 
     def test_a_guests_registration_does_not_take_what_the_operator_has_just_added(self) -> None:
         """The operator's program commits while the server is in the middle of a turn."""

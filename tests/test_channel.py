@@ -566,6 +566,16 @@ class Congestion(ScriptTest):
         window.acknowledge(3, 5)
         self.assertTrue(5.9 < window.size < 6)
 
+    def test_after_moving_nothing_is_late_before_the_new_timeout(self) -> None:
+        end = client()
+        end.write(0, SHORT)
+        end.hear(0.01, echo=1, cursor=1)
+        end.write(1, SHORT)
+        was_late_at = end.channel.deadline()
+        end.channel.migrate()
+        self.assertEqual(end.due(was_late_at), [])
+        self.next_at(end, 2)
+
     def test_a_window_too_narrow_to_be_acknowledged_by_itself_asks(self) -> None:
         """Or else its writer would stop for as long as acknowledgements are delayed."""
         end = client()

@@ -188,6 +188,17 @@ class DeliveryTest(unittest.TestCase):
             w.run(1)
             self.assertEqual(set(alice.client.others), {"carol", "dave"})
 
+    def test_a_resumed_member_who_is_never_heard_again_is_written_out(self) -> None:
+        """Nothing was sent to it in that session that could be late."""
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(30)
+            alice.client._join_again(w.network.now)
+            self.assertTrue(w.network.run(w.network.now + 9, lambda: alice.client._attempt is None))
+            w.network.muted = {"alice"}
+            w.run(protocol.TIMING.server_silence + 5)
+            self.assertIn("* alice left (timed out)", bob.texts())
+
     def test_a_roster_of_many_lines_is_shown_as_one(self) -> None:
         names = [f"member-with-a-long-name-{n:03}" for n in range(60)]
         with world() as w:
