@@ -78,7 +78,7 @@ DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
 INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
-CHECK_PAUSE: Final = 1.0  # seconds until accounts may have changed, if nobody joins or speaks
+CHECK_PAUSE: Final = 1.0  # seconds between two looks for changed accounts while all only listen
 ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
@@ -1095,7 +1095,7 @@ class Server:
 
     def _take_lines(self, now: float) -> None:
         """One line of each member in turn, as far as its rate allows."""
-        queue = deque(session for session in self._active.values() if session.has_lines)
+        queue = deque(self._active.values())
         taken = 0
         while queue and taken < LINES_PER_TURN:
             session = queue.popleft()
@@ -1112,7 +1112,7 @@ class Server:
                 self._linger(session, now)
             queue.append(session)
             taken += 1
-        for session in queue:
+        for session in queue:  # theirs is the next turn
             self._alarms.at_latest(session, now)
 
     def _linger(self, session: Session, now: float) -> None:
@@ -1133,12 +1133,12 @@ class Server:
         if is_silent or now >= session.ends_at:
             self._end(session)
             return
-        due_at = session.channel.deadline()
+        wake_at, due_at = min(self._silent_at(session), session.ends_at), session.channel.deadline()
         if due_at <= now or session.has_lines:
             self._active[session.id] = session
-        self._alarms.at_latest(
-            session, min(self._silent_at(session), session.ends_at, max(now, due_at))
-        )
+        else:
+            wake_at = min(wake_at, due_at)
+        self._alarms.at_latest(session, wake_at)
 
     def _check_accounts(self, now: float) -> None:
         """Nobody joins or says a word while somebody else is in under a name that the operator has

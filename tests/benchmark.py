@@ -15,7 +15,8 @@ Lines have texts of 60 bytes. CPU is the server's, of its own accounting, from b
 until everything is acknowledged. Deliveries/s are held up by this process too, which does the work
 of all members. Latency is one-way, to each member but the sender, and ends when the system has the
 datagram for it. Bytes are those of both directions, with IP's headers. A ratio is the room's to the
-relay's in the same round.
+relay's in the same round. (Where the system does not tell when a datagram came, which only Linux is
+asked, latency ends when it is read.)
 
 What joining costs is the sum of all the growth. Two members more, in a process of their own beside
 this one, talk meanwhile, at 10 lines/s, and everybody hears that too. Memory is what the server has

@@ -566,6 +566,12 @@ class Congestion(ScriptTest):
         window.acknowledge(3, 5)
         self.assertTrue(5.9 < window.size < 6)
 
+    def test_an_echo_that_passes_no_line_changes_when_that_is_late(self) -> None:
+        end = client()
+        end.write(0, SHORT)
+        end.hear(0.1, echo=1)
+        self.next_at(end, 0.1 + 4 * 0.05 + 0.3)
+
     def test_after_moving_nothing_is_late_before_the_new_timeout(self) -> None:
         end = client()
         end.write(0, SHORT)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from random import Random
+from unittest import mock
 
 import protocol
 from chatclient import SHOWN_PENDING, plain
@@ -188,6 +189,18 @@ class DeliveryTest(unittest.TestCase):
             w.run(1)
             self.assertEqual(set(alice.client.others), {"carol", "dave"})
 
+    def test_who_is_put_out_is_answered_for_a_while_only(self) -> None:
+        """Also if nothing is sent to it any more that could be late."""
+        with world() as w:
+            w.joined("alice")
+            w.run(2)
+            server = w.server.server
+            server._put_out(session_of(w, "alice"), "", w.network.now)
+            w.run(protocol.TIMING.linger - 1)
+            self.assertEqual(len(server._sessions), 1)
+            w.run(2)
+            self.assertEqual(len(server._sessions), 0)
+
     def test_a_resumed_member_who_is_never_heard_again_is_written_out(self) -> None:
         """Nothing was sent to it in that session that could be late."""
         with world() as w:
@@ -218,6 +231,30 @@ class DeliveryTest(unittest.TestCase):
             self.assertAlmostEqual(len(public_lines(bob)), 60 + 5 * 12.5, delta=2)
             w.run(30)
             self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(200)])
+
+    def test_a_slowed_members_lines_come_as_soon_as_its_rate_allows(self) -> None:
+        with world(options=replace(OPTIONS, rate=10)) as w:
+            alice, _ = w.joined("alice", "bob")
+            alice.client._delivery.bucket = protocol.Bucket(0, 0)
+            alice.say(*(f"#{n}" for n in range(100)))
+            w.run(2)
+            before = len(w.network.sent)
+            w.run(1)
+            sent = [d for d in w.network.sent[before:] if (d.source, d.target) == (SERVER, "bob")]
+            self.assertGreaterEqual(len(sent), 11, "12.5 lines, each of its own")
+
+    def test_lines_that_a_turn_leaves_are_taken_in_the_next(self) -> None:
+        with world() as w, mock.patch("chatserver.LINES_PER_TURN", 3):
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            for number in range(5):
+                alice.client.say(protocol.Public(f"#{number}"), w.network.now)
+            before = len(w.network.sent)
+            w.network.at(w.network.now, "alice", lambda: None)  # what she says is in one datagram
+            w.run(0.1)
+            self.assertEqual(w.network.sent[before].source, "alice")
+            self.assertNotEqual(w.network.sent[before + 1].source, "alice")
+            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(5)])
 
     def test_lines_are_taken_from_all_members_in_turn(self) -> None:
         with world(options=replace(OPTIONS, rate=0)) as w:
