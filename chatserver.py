@@ -78,7 +78,7 @@ DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
 INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
-CHECK_PAUSE: Final = 1.0  # seconds between two looks for changed accounts while all only listen
+CHECK_PAUSE: Final = 1.0  # seconds at least between two looks for changed accounts while all listen
 ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
 PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
@@ -916,6 +916,12 @@ class Session:
     tick: int = -1  # of its alarm
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether there is something for the member that was never sent: it could not be read from
+        the room file, or the window is full."""
+        return any(w.next < self.logs[each].end for each, w in self.channel.writers.items())
+
+    @property
     def has_lines(self) -> bool:
         """Whether the member has written something that is still to be taken."""
         member = self.member
@@ -1113,7 +1119,8 @@ class Server:
             queue.append(session)
             taken += 1
         for session in queue:  # theirs is the next turn
-            self._alarms.at_latest(session, now)
+            if session.has_lines:
+                self._alarms.at_latest(session, now)
 
     def _linger(self, session: Session, now: float) -> None:
         """Its member has left, and may ask for a while whether that is known."""
@@ -1134,7 +1141,7 @@ class Server:
             self._end(session)
             return
         wake_at, due_at = min(self._silent_at(session), session.ends_at), session.channel.deadline()
-        if due_at <= now or session.has_lines:
+        if due_at <= now or session.has_lines or session.has_unsent:
             self._active[session.id] = session
         else:
             wake_at = min(wake_at, due_at)

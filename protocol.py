@@ -139,8 +139,8 @@ Session packets (big-endian)
 twice. ``echo`` is the highest number it has received (0: none), and ``held`` says for how many
 milliseconds it has known it (65,535: longer than it can say), so that the other side can measure
 the network alone (RFC 9002 §5.3). Cursors: from the client room, inbox, notices; from the server
-lines, 0, 0. Flag 1 asks for an answer (keepalive). A packet without parts is a mere acknowledgement
-and is not answered unless it asks. One whose echo or cursors are beyond what was sent is dropped.
+lines, 0, 0. Flag 1 asks for an answer at once. A packet without parts is a mere acknowledgement and
+is not answered unless it asks. One whose echo or cursors are beyond what was sent is dropped.
 
 A session outlives its client's address. When the newest packet of a client comes from a new one,
 the server sends there, and nowhere else, a packet that asks and has a number that nobody can guess,
@@ -1058,7 +1058,7 @@ _PARTS_KEPT: Final = 256  # of a log, in memory
 class Log:
     """Lines that are numbered for good: a list that knows the number of its first element.
 
-    Members who are equally far read the same ``part``, which is made once for all of them.
+    Members who are equally far in the room read the same ``part``, made once for all of them.
     """
 
     __slots__ = ("_parts", "end", "lines", "start")
@@ -1093,6 +1093,8 @@ class Log:
     def part(self, log: LogId, first: int, end: int, space: int) -> Part | None:
         """As many lines from ``first``, up to ``end``, as fit into ``space`` bytes of a packet."""
         wanted = (first, min(end, self.end), space)
+        if log is not LogId.ROOM:  # it has one reader only
+            return self._part(log, *wanted)
         if wanted not in self._parts:
             if len(self._parts) >= _PARTS_KEPT:
                 self._parts.clear()
@@ -1397,7 +1399,8 @@ class Channel:
         return Log(writer.next)
 
     def packets(self, now: float, logs: Mapping[LogId, Log]) -> list[Packet]:
-        """What is due now; ``logs`` are those that this end writes."""
+        """What is due now; ``logs`` are those that this end writes. What they raise goes through,
+        and this can be called again."""
         is_late = self._late_at <= now
         is_lost = is_late or self._lost_echo <= self._echo
         lost = self._lost(now) if is_lost else set()
@@ -1407,8 +1410,12 @@ class Channel:
             if writer.next < logs[log].end or log in lost
         ]
         packets = []
-        while waiting and (parts := self._pack(now, logs, waiting, lost)):
-            packets.append(self._packet(now, parts, self._is_narrow_and_full()))
+        try:
+            while waiting and (parts := self._pack(now, logs, waiting, lost)):
+                packets.append(self._packet(now, parts, self._is_narrow_and_full()))
+        except BaseException:  # a log that cannot be read now: what has departed is on its way
+            self._watch_oldest()
+            raise
         if is_late:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
                 packets.append(self._packet(now, packets[0].parts))

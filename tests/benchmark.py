@@ -2,7 +2,7 @@
 
     python -m tests.benchmark [--quick] [--json]
 
-The real server and a relay of thirty lines (``relay``) are processes of their own on one core;
+The real server and a naive relay (``relay``) are processes of their own on one core;
 their members, each with a socket, are in this process on another one. Those of the room are real:
 they open, check and acknowledge what they get, and compare it. Each of three rounds has new servers
 and lets members join until there are 10, 100 and 1,000 (``--quick``: not so many, and shorter

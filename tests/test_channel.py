@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 import unittest
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from random import Random
 from typing import Final
+from unittest import mock
 
 from protocol import (
     ACK_PACKETS,
@@ -201,6 +202,17 @@ def client(timing: Timing = TIMING, keepalive: float = inf) -> Script:
 def server() -> Script:
     """An end that writes three logs and reads one."""
     return Script(Channel(TIMING, 0.0, {LINES: 0}, OTHERS))
+
+
+def unreadable(which: LogId, part: Callable[..., Part | None]) -> Callable[..., Part | None]:
+    """``Log._part`` as it is while one log cannot be read."""
+
+    def read(self: Log, log: LogId, first: int, end: int, space: int) -> Part | None:
+        if log is which:
+            raise OSError
+        return part(self, log, first, end, space)
+
+    return read
 
 
 def room(first: int, *lines: bytes) -> Part:
@@ -571,6 +583,22 @@ class Congestion(ScriptTest):
         end.write(0, SHORT)
         end.hear(0.1, echo=1)
         self.next_at(end, 0.1 + 4 * 0.05 + 0.3)
+
+    def test_a_log_that_cannot_be_read_leaves_true_timeouts(self) -> None:
+        """What was packed before that is on its way, and what is late is told anew."""
+        end = server()
+        end.write(0, *[b"w" * 900] * 3, log=ROOM)
+        end.channel.window.size = end.channel.window.threshold = 4
+        self.assertEqual(numbers(self.next_at(end, 1), ROOM)[0], [0])
+        self.next_at(end, 3)
+        end.logs[ROOM].append(b"w" * 900)
+        end.logs[INBOX].append(SHORT)
+        with mock.patch.object(Log, "_part", unreadable(INBOX, Log._part)):
+            for now in (7, 8):
+                with self.assertRaises(OSError):
+                    end.due(now)
+            self.assertEqual(end.due(9), [], "the window is full")
+        self.assertEqual(end.channel.deadline(), 7 + 4)
 
     def test_after_moving_nothing_is_late_before_the_new_timeout(self) -> None:
         end = client()
@@ -1181,6 +1209,11 @@ class Logs(unittest.TestCase):
         self.assertEqual(log.part(ROOM, 1, 99, 99), Part(ROOM, 1, (b"1", b"2", b"3")))
         log.drop(3)
         self.assertEqual(log._parts, {}, "lines that nobody wants any more")
+
+    def test_parts_that_one_reader_wants_are_not_kept(self) -> None:
+        log = self.log(b"0", b"1")
+        log.part(INBOX, 0, 99, 99)
+        self.assertEqual(log._parts, {})
 
     def test_a_log_keeps_few_parts(self) -> None:
         log = self.log(*[SHORT] * 1000)

@@ -23,6 +23,7 @@ from chatserver import (
     PRUNED_AT_ONCE,
     ROOM_KEY,
     UNREAD_NOTICES,
+    StoreError,
 )
 from protocol import (
     Challenge,
@@ -188,6 +189,17 @@ class DeliveryTest(unittest.TestCase):
             w.join("dave")
             w.run(1)
             self.assertEqual(set(alice.client.others), {"carol", "dave"})
+
+    def test_what_could_not_be_read_for_a_while_is_sent_soon_after(self) -> None:
+        with world() as w, self.assertLogs("chatserver", "ERROR"):
+            alice, bob = w.joined("alice", "bob")
+            w.run(3)
+            inbox = session_of(w, "bob").member.inbox
+            with mock.patch.object(inbox, "line", side_effect=StoreError("unreadable")):
+                alice.say("DM bob #psst")
+                w.run(0.5)
+            w.run(protocol.TIMING.store_pause + 0.1)
+            self.assertEqual(public_lines(bob), ["alice -> you: #psst"])
 
     def test_who_is_put_out_is_answered_for_a_while_only(self) -> None:
         """Also if nothing is sent to it any more that could be late."""
