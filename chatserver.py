@@ -6,7 +6,7 @@
     Room      who is here, and which line goes to which log; it touches no socket and no clock
     Door      the handshake up to the proof: cookies and challenges, no sessions yet
     Brake     how long who has guessed passwords has to wait
-    Waiting   handshake packets, until there is time for them
+    Waiting   handshake packets that cost arithmetic, until there is time for them
     Server    sessions by id, what each has to read and to send, and when; no socket, no clock
     serve     the loop around it: socket, clock and signals
 
@@ -60,7 +60,7 @@ LINES_PER_TURN: Final = 256
 HANDSHAKES_PER_TURN: Final = 8.0
 PACKET_COST: Final = 0.25
 POWER_COST: Final = 3.0
-WAITING_HANDSHAKES: Final = 1024  # more are dropped: their clients repeat them
+WAITING_HANDSHAKES: Final = 256  # a second's work: after that clients repeat them anyway
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 # To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
@@ -89,6 +89,7 @@ BURST_MARGIN: Final = 2
 # Datagrams that are made before they are sent. One by one costs more, since making and sending
 # drive each other out of the processor's caches; all at once makes the first ones wait.
 AT_A_TIME: Final = 16
+LINGERING: Final = 100  # sessions that have ended and may still ask; the oldest makes way
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
 
@@ -518,6 +519,7 @@ class Room:
         self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
+        self._roster: list[bytes] = []  # as it was last told, until somebody comes or goes
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -606,6 +608,7 @@ class Room:
         place a later instance takes has not been away: nothing is announced."""
         holder = self.members.get(fold(member.name))
         self.members[fold(member.name)] = member
+        self._roster = []
         if holder:
             self._set_state(holder, State.LEFT)
             self._set_state(member, State.PRESENT)
@@ -617,6 +620,7 @@ class Room:
 
     def leave(self, member: Member, state: State, reason: str) -> None:
         del self.members[fold(member.name)]
+        self._roster = []
         self._set_state(member, state)
         self._announce(member, protocol.Exit(reason))
         log.info("%s left%s", member.name, f" ({reason})" if reason else "")
@@ -626,13 +630,15 @@ class Room:
         self._store.changed_members[member.key] = member
 
     def roster(self) -> list[bytes]:
-        """Who is here, in as many lines as it takes."""
-        names = " ".join(sorted((member.name for member in self.members.values()), key=fold))
-        groups = textwrap.wrap(names, ROSTER_BYTES, break_on_hyphens=False)
-        return [
-            self.line(protocol.SERVER, protocol.Roster(more, tuple(group.split())))
-            for more, group in zip(range(len(groups) - 1, -1, -1), groups)
-        ]
+        """Who is here, in as many lines as it takes; all who ask get the same ones."""
+        if not self._roster:
+            names = " ".join(sorted((member.name for member in self.members.values()), key=fold))
+            groups = textwrap.wrap(names, ROSTER_BYTES, break_on_hyphens=False)
+            self._roster = [
+                self.line(protocol.SERVER, protocol.Roster(more, tuple(group.split())))
+                for more, group in zip(range(len(groups) - 1, -1, -1), groups)
+            ]
+        return self._roster
 
     def history_start(self) -> int:
         """Where a newcomer begins to read: the newest public lines."""
@@ -808,7 +814,8 @@ class Brake:
 
     def fail(self, name: str, network: str, now: float) -> None:
         """A wrong password was tried."""
-        is_hunted = len(self._count((name, ""), now).times) >= FAILURES_OF_NAME
+        hunted = self._count((name, ""), FAILURES_OF_NAME, now)
+        is_hunted = len(hunted.times) >= FAILURES_OF_NAME
         self._punish((name, network), 1 if is_hunted else FAILURES_OF_BOTH, now)
         self._punish(("", network), FAILURES_OF_NETWORK, now)
 
@@ -817,7 +824,7 @@ class Brake:
         self._failures.pop((name, network), None)
 
     def _punish(self, key: tuple[str, str], limit: int, now: float) -> None:
-        failures = self._count(key, now)
+        failures = self._count(key, limit, now)
         if now >= failures.until + self._timing.max_login_wait:
             failures.wait = 0.0
         if failures.wait or len(failures.times) >= limit:
@@ -825,42 +832,51 @@ class Brake:
             failures.wait = min(wait, self._timing.max_login_wait)
             failures.until = now + failures.wait
 
-    def _count(self, key: tuple[str, str], now: float) -> Failures:
+    def _count(self, key: tuple[str, str], limit: int, now: float) -> Failures:
+        """With one more, of which no more than ``limit`` matter."""
         failures = self._failures.setdefault(key, Failures())
         self._failures.move_to_end(key)
         if len(self._failures) > BRAKES:
             self._failures.popitem(last=False)
         recent = [t for t in failures.times if t > now - self._timing.login_window]
-        failures.times = [*recent[1 - FAILURES_OF_NAME :], now]
+        failures.times = [*recent, now][-limit:]
         return failures
 
 
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A handshake packet, its datagram, and whence that came."""
+
+    record: protocol.Join | protocol.Prove
+    data: bytes
+    address: Address
+
+
 class Waiting:
-    """Handshake packets that wait for their turn. Networks take turns, and if too many wait, it is
-    whoever sends most that loses some: a flood from one network delays that one only."""
+    """Handshake packets that wait for their turn, all of them from addresses that are known to be
+    real. Networks take turns, and if too many wait, it is whoever sends most that loses some: a
+    flood from one network delays that one only."""
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[tuple[bytes, Address]]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[Arrived]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def put(self, data: bytes, address: Address) -> None:
-        self._queues.setdefault(network_of(address[0]), deque()).append((data, address))
+    def put(self, arrived: Arrived) -> None:
+        self._queues.setdefault(network_of(arrived.address[0]), deque()).append(arrived)
         self._count += 1
-        if self._count > WAITING_HANDSHAKES:
-            most = max(self._queues, key=lambda network: len(self._queues[network]))
+        if self._count > WAITING_HANDSHAKES:  # of several that have most, the latest
+            most = max(reversed(self._queues), key=lambda network: len(self._queues[network]))
             self._drop(most, self._queues[most].pop)
 
-    def take(self) -> tuple[bytes, Address]:
+    def take(self) -> Arrived:
         network = next(iter(self._queues))
         self._queues.move_to_end(network)
         return self._drop(network, self._queues[network].popleft)
 
-    def _drop(
-        self, network: str, end: Callable[[], tuple[bytes, Address]]
-    ) -> tuple[bytes, Address]:
+    def _drop(self, network: str, end: Callable[[], Arrived]) -> Arrived:
         self._count -= 1
         dropped = end()
         if not self._queues[network]:
@@ -1002,6 +1018,7 @@ class Server:
         self._blocks = protocol.RoomBlocks(self._room_key)
         self._sessions: dict[bytes, Session] = {}
         self._active: dict[bytes, Session] = {}  # those that this turn has to look at
+        self._lingering: dict[bytes, Session] = {}  # the oldest first
         self._alarms = Alarms()
         self._handshakes = Waiting()
         self._work = 0.0  # that they may still do in this turn
@@ -1019,13 +1036,41 @@ class Server:
 
     def receive_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Takes in one datagram; what is wrong with it concerns nobody else."""
-        if data[:1] != b"{":
-            try:
+        try:
+            if data[:1] == b"{":
+                self._handshake_untrusted(data, address, now)
+            else:
                 self._packet_untrusted(data, address, now)
-            except ProtocolError as error:
-                log.debug("dropped %d bytes from %s: %s", len(data), address, error)
-        else:
-            self._handshakes.put(data, address)
+        except protocol.Objection as error:
+            self._refuse(error, address, len(data))
+        except ProtocolError as error:
+            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+
+    def _handshake_untrusted(self, data: bytes, address: Address, now: float) -> None:
+        """Answers what costs no arithmetic, and so leaves nothing behind, at once. What does has to
+        wait, and comes from an address that has returned a cookie."""
+        record = protocol.parse_handshake_untrusted(data)
+        match record:
+            case protocol.Join() if challenge := self._door.repeated(record, data, address):
+                self._replies.append((challenge, address))
+            case protocol.Join() if self._door.has_good_cookie(record, address, now):
+                self._handshakes.put(Arrived(record, data, address))
+            case protocol.Hello():  # or a JOIN
+                self._answer(self._door.cookie(record, address, now), address, len(data))
+            case protocol.Prove() if welcome := self._repeated(record, data, address):
+                self._replies.append((welcome, address))
+            case protocol.Prove() if self._door.knock(record, address, now):
+                self._handshakes.put(Arrived(record, data, address))
+            case protocol.Prove():
+                self._answer(protocol.Gone(record.session), address, len(data))
+            case _:
+                raise protocol.BadPacket("a handshake packet that only a server sends")
+
+    def _repeated(self, prove: protocol.Prove, data: bytes, address: Address) -> bytes | None:
+        """The welcome that this very PROVE was answered with."""
+        session = self._sessions.get(prove.session)
+        is_its = session is not None and (session.prove, session.address) == (data, address)
+        return session.welcome if session and is_its else None
 
     def _packet_untrusted(self, data: bytes, address: Address, now: float) -> None:
         session_id = protocol.session_of_untrusted(data)
@@ -1094,7 +1139,7 @@ class Server:
         self._work = HANDSHAKES_PER_TURN
         while self._handshakes and self._work > 0:
             self._work -= PACKET_COST
-            self._shake_hands_untrusted(*self._handshakes.take(), now)
+            self._shake_hands_untrusted(self._handshakes.take(), now)
         self._take_lines(now)
         if now >= self._remind_at:
             self._remind(now)
@@ -1126,6 +1171,9 @@ class Server:
         """Its member has left, and may ask for a while whether that is known."""
         session.ends_at = now + self._timing.linger
         self._alarms.at_latest(session, session.ends_at)
+        self._lingering[session.id] = session
+        if len(self._lingering) > LINGERING:
+            self._end(next(iter(self._lingering.values())))
 
     def _silent_at(self, session: Session) -> float:
         """When it counts as gone if it is not heard before."""
@@ -1179,6 +1227,7 @@ class Server:
     def _end(self, session: Session) -> None:
         del self._sessions[session.id]
         self._active.pop(session.id, None)
+        self._lingering.pop(session.id, None)
         self._alarms.clear(session)
 
     def _remind(self, now: float) -> None:
@@ -1267,41 +1316,39 @@ class Server:
 
     # -- joining
 
-    def _shake_hands_untrusted(self, data: bytes, address: Address, now: float) -> None:
+    def _shake_hands_untrusted(self, arrived: Arrived, now: float) -> None:
+        record, data, address = arrived.record, arrived.data, arrived.address
         try:
-            record = protocol.parse_handshake_untrusted(data)
             match record:
                 case protocol.Join():
                     self._join(record, data, address, now)
-                case protocol.Hello():
-                    self._answer(self._door.cookie(record, address, now), address, len(data))
                 case protocol.Prove():
                     self._prove_untrusted(record, data, address, now)
                 case _:
-                    raise protocol.BadPacket("a handshake packet that only a server sends")
+                    assert_never(record)
         except protocol.Objection as error:
-            # What costs strangers nothing must not fill the operator's disk.
-            has_cost_a_proof = error.code in (Refusal.IN_USE, Refusal.FULL)
-            level = logging.INFO if has_cost_a_proof else logging.DEBUG
-            log.log(level, "refused %s port %d: %s", *address[:2], error)
-            refusal = protocol.Refused(error.nonce, error.code.value, str(error))
-            self._answer(refusal, address, len(data))
+            self._refuse(error, address, len(data))
         except ProtocolError as error:
             log.debug("dropped %d bytes from %s: %s", len(data), address, error)
         except StoreError as error:
             log.error("%s: nobody can join until it can be", error)
 
+    def _refuse(self, why: protocol.Objection, address: Address, limit: int) -> None:
+        # What costs strangers nothing must not fill the operator's disk.
+        has_cost_a_proof = why.code in (Refusal.IN_USE, Refusal.FULL)
+        level = logging.INFO if has_cost_a_proof else logging.DEBUG
+        log.log(level, "refused %s port %d: %s", *address[:2], why)
+        self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, limit)
+
     def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> None:
-        if challenge := self._door.repeated(join, data, address):
+        if challenge := self._door.repeated(join, data, address):  # the one before it was the same
             self._replies.append((challenge, address))
-        elif not self._door.has_good_cookie(join, address, now):
-            self._answer(self._door.cookie(join, address, now), address, len(data))
-        else:
-            account = self._account(join.username)
-            self._check_brake(join, account, address, now)
-            self._work -= POWER_COST
-            challenge = self._door.challenge(join, data, account, address, now)
-            self._replies.append((challenge, address))
+            return
+        account = self._account(join.username)
+        self._check_brake(join, account, address, now)
+        self._work -= POWER_COST
+        challenge = self._door.challenge(join, data, account, address, now)
+        self._replies.append((challenge, address))
 
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
@@ -1328,9 +1375,8 @@ class Server:
     def _prove_untrusted(
         self, prove: protocol.Prove, data: bytes, address: Address, now: float
     ) -> None:
-        session = self._sessions.get(prove.session)
-        if session and (session.prove, session.address) == (data, address):
-            self._replies.append((session.welcome, address))
+        if welcome := self._repeated(prove, data, address):  # the one before it was the same
+            self._replies.append((welcome, address))
             return
         knock = self._door.knock(prove, address, now)
         account = self._account(knock.join.username) if knock else GUEST

@@ -11,16 +11,18 @@ from chatserver import (
     FAILURES_OF_NAME,
     FAILURES_OF_NETWORK,
     WAITING_HANDSHAKES,
+    Arrived,
     Brake,
     Waiting,
     network_of,
 )
-from protocol import TIMING
+from protocol import TIMING, Prove
 
 WINDOW: Final = TIMING.login_window
 FIRST: Final = TIMING.login_wait
 LONGEST: Final = TIMING.max_login_wait
 EPSILON: Final = 0.001
+PROVE: Final = Prove(b"n" * 16, b"session!", b"p" * 32, b"sealed")
 
 
 class BrakeTest(unittest.TestCase):
@@ -174,13 +176,13 @@ class WaitingTest(unittest.TestCase):
 
     def put(self, count: int, host: str) -> None:
         for number in range(count):
-            self.waiting.put(b"%d" % number, (host, 7890))
+            self.waiting.put(Arrived(PROVE, b"%d" % number, (host, 7890)))
 
     def take_all(self) -> list[tuple[bytes, str]]:
         taken = []
         while self.waiting:
-            data, address = self.waiting.take()
-            taken.append((data, address[0]))
+            arrived = self.waiting.take()
+            taken.append((arrived.data, str(arrived.address[0])))
         return taken
 
     def test_networks_take_turns(self) -> None:
