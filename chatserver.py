@@ -896,6 +896,10 @@ def network_of(host: str) -> str:
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
 # -------------------------------------------------------------------------------------- server
 
 
@@ -919,11 +923,12 @@ class Session:
 
     id: bytes
     address: Address
-    keys: protocol.SessionKeys
+    own: protocol.Keys  # of what the server sends
+    theirs: protocol.Keys
     member: Member
     channel: protocol.Channel
     bucket: protocol.Bucket
-    prove: bytes  # the datagram that opened it, and its answer: both are repeated as they are
+    prove: bytes  # the hash of the datagram that opened it, which is answered again with this
     welcome: bytes
     logs: dict[LogId, Log]  # that its member reads
     ends_at: float = inf  # set once the member has left
@@ -1069,8 +1074,9 @@ class Server:
     def _repeated(self, prove: protocol.Prove, data: bytes, address: Address) -> bytes | None:
         """The welcome that this very PROVE was answered with."""
         session = self._sessions.get(prove.session)
-        is_its = session is not None and (session.prove, session.address) == (data, address)
-        return session.welcome if session and is_its else None
+        if session and (session.prove, session.address) == (_hash(data), address):
+            return session.welcome
+        return None
 
     def _packet_untrusted(self, data: bytes, address: Address, now: float) -> None:
         session_id = protocol.session_of_untrusted(data)
@@ -1078,7 +1084,7 @@ class Server:
         if session is None:
             self._answer(protocol.Gone(session_id), address, len(data))
             return
-        packet = protocol.open_packet_untrusted(data, session.keys.client, self._blocks)
+        packet = protocol.open_packet_untrusted(data, session.theirs, self._blocks)
         is_newest = session.channel.receive(packet, now)
         if is_newest and address != session.address:
             self._follow(session, packet.echo, address, now)
@@ -1112,7 +1118,7 @@ class Server:
             self._replies.append((self._sealed(packet, session), address))
 
     def _sealed(self, packet: protocol.Packet, session: Session) -> bytes:
-        return protocol.seal_packet(packet, session.id, session.keys.server, self._blocks)
+        return protocol.seal_packet(packet, session.id, session.own, self._blocks)
 
     def _answer(self, record: protocol.Handshake, address: Address, limit: int) -> None:
         """Answers an address that may be forged: never with more bytes than came from it."""
@@ -1426,7 +1432,7 @@ class Server:
         more, why not. Raises Objection or Undecided."""
         knock, resume = proof.knock, proof.resume
         nonce, name, account = knock.join.nonce, knock.join.username, knock.account
-        key = hashlib.sha256(resume.instance).digest()
+        key = _hash(resume.instance)
         holder = self._room.members.get(fold(name))
         if holder and holder.key == key:
             return holder, None
@@ -1491,8 +1497,8 @@ class Server:
         bucket = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
         logs = {LogId.ROOM: self._room.log, LogId.INBOX: member.inbox, LogId.NOTICES: Log()}
         session = Session(
-            *(knock.session, knock.address, keys, member, channel, bucket),
-            *(proof.prove_bytes, welcome, logs),
+            *(knock.session, knock.address, keys.server, keys.client, member, channel, bucket),
+            *(_hash(proof.prove_bytes), welcome, logs),
         )
         member.session, (member.host, member.port) = session.id, knock.address[:2]
         self._store.changed_members[member.key] = member

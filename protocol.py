@@ -180,7 +180,6 @@ import json
 import re
 import struct
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import inf
@@ -214,6 +213,8 @@ INITIAL_WINDOW: Final = 10  # datagrams: RFC 9002 §7.2
 # packets to tell sooner.
 MINIMUM_WINDOW: Final = PACKET_THRESHOLD + 1
 MAXIMUM_WINDOW: Final = 256  # a fifth of a megabyte on its way to one member is plenty
+
+_UNANSWERED: Final = 4 * MAXIMUM_WINDOW  # packets: of a peer that never echoes, the latest
 
 BURST_SECONDS: Final = 3  # a paste of 30 lines at 10 lines/s goes through at once
 
@@ -949,7 +950,7 @@ class RoomBlocks:
     A block goes to every member with the same bytes: it is sealed, and digested, once.
     """
 
-    _LIMIT: Final = 1024  # blocks: a megabyte
+    _LIMIT: Final = 256  # blocks: a quarter of a megabyte
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -1273,8 +1274,7 @@ class Channel:
         self.number = 1  # of the next packet to send
         self._highest = 0  # number received, at ``heard_at``
         self._echo = 0  # the highest of ours that has arrived, as far as we know
-        # (number, sent at); a peer that never echoes cannot make it grow
-        self._unanswered: deque[tuple[int, float]] = deque(maxlen=4 * MAXIMUM_WINDOW)
+        self._unanswered: list[tuple[int, float]] = []  # (number, sent at); mostly very few
         self._backoff = 0
         self._progress_at = now
         self._late_at = inf  # the oldest packet on its way
@@ -1320,10 +1320,14 @@ class Channel:
         if is_new:
             self._echo = packet.echo
             self._backoff = 0
-            while self._unanswered and self._unanswered[0][0] <= packet.echo:
-                number, sent_at = self._unanswered.popleft()
+            answered = 0
+            for number, sent_at in self._unanswered:
+                if number > packet.echo:
+                    break
+                answered += 1
                 if number == packet.echo and packet.held < _MAX_HELD:
                     self.round_trip.sample(max(0.0, now - sent_at - packet.held / 1000))
+            del self._unanswered[:answered]
         in_flight = self._in_flight()
         passed = 0
         for writer, cursor in zip(self.writers.values(), packet.cursors):
@@ -1491,6 +1495,8 @@ class Channel:
         held = min(int((now - self.heard_at) * 1000), _MAX_HELD)
         packet = Packet(self.number, self._highest, held, asks, (*cursors, 0, 0)[:3], parts)
         if parts or asks:
+            if len(self._unanswered) == _UNANSWERED:
+                del self._unanswered[0]
             self._unanswered.append((self.number, now))
         self.number += 1
         return packet

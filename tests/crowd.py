@@ -22,7 +22,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Final, TypeAlias
 
 import protocol
-from chatclient import Attempt, Credentials
+from chatclient import Attempt, Credentials, RandomBytes
 from protocol import Log, LogId
 from tests.programs import LOCALHOST, PATIENCE, udp_socket
 
@@ -60,7 +60,9 @@ def heard(raw: bytes, sender: str, text: str) -> Heard:
 class Member:
     """A member of the room."""
 
-    def __init__(self, name: str, port: int, cursor: int) -> None:
+    def __init__(
+        self, name: str, port: int, cursor: int, random_bytes: RandomBytes = os.urandom
+    ) -> None:
         """``cursor`` is of no use: the server tells it."""
         self.name = name
         self.udp = stamped_socket(port)
@@ -69,7 +71,7 @@ class Member:
         self.unheard = 0  # of what it has said
         self.has_joined = False
         self.wake_at = inf  # for whoever drives it
-        self._attempt = Attempt(name, GUEST, os.urandom, time.monotonic())
+        self._attempt = Attempt(name, GUEST, random_bytes, time.monotonic())
         self._outbox = Log()
 
     def receive(self, data: bytes, now: float) -> list[bytes]:
@@ -110,10 +112,13 @@ class Member:
         return heard(raw, relayed.sender, relayed.event.text)
 
     def say(self, text: str) -> None:
-        self._outbox.append(protocol.format_message(protocol.Public(text)).encode())
+        self.write(protocol.Public(text))
 
     def leave(self) -> None:
-        self._outbox.append(b"EX")
+        self.write(protocol.Exit())
+
+    def write(self, message: protocol.Message) -> None:
+        self._outbox.append(protocol.format_message(message).encode())
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
