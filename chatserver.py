@@ -8,6 +8,7 @@
     Brake     how long who has guessed passwords has to wait
     Waiting   handshake packets that cost arithmetic, until there is time for them
     Server    sessions by id, what each has to read and to send, and when; no socket, no clock
+    Sparing   what the operator reads, though strangers do their worst
     serve     the loop around it: socket, clock and signals
 
 What a turn changes is staged in the store, committed in one transaction, and only then published
@@ -36,7 +37,7 @@ import sqlite3
 import sys
 import textwrap
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
@@ -72,7 +73,13 @@ ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
 UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not read its answers
+# Lines of the room in the file, of a gigabyte at most; older ones make way.
+ROOM_LINES: Final = 1_000_000
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
+# Once so many lines are unread in all inboxes together, none may hold more than its share: a
+# hundred megabytes, and what ten thousand owners have in theirs.
+UNREAD_LINES: Final = 100_000
+UNREAD_SHARE: Final = 100
 MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
 DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
@@ -98,6 +105,10 @@ FAILURES_OF_BOTH: Final = 5  # for one name, from one network
 FAILURES_OF_NETWORK: Final = 20  # for any names
 FAILURES_OF_NAME: Final = 100  # from any networks
 BRAKES: Final = 4096  # networks and names that are remembered; the longest quiet make way
+
+# Lines of each kind in the log: a class comes in together. A flood then costs some megabytes a day.
+LOG_BURST: Final = 100
+LOG_PAUSE: Final = 10.0  # seconds
 
 ELSEWHERE: Final = "logged in from elsewhere"
 
@@ -368,6 +379,12 @@ class Store:
         ((count,),) = self._query("SELECT count(*) FROM accounts")
         return int(count) + len(self.changed_accounts)
 
+    def count_unread(self) -> int:
+        """The lines of all inboxes."""
+        query = "SELECT total(next - oldest) FROM logs WHERE log != ?"
+        ((count,),) = self._query(query, ROOM_KEY)
+        return int(count)
+
     def _accounts(self, condition: str, value: str) -> Iterator[Account]:
         columns = "id, name, salt, iterations, verifier, created, latest"
         query = f"SELECT {columns} FROM accounts WHERE {condition}"
@@ -464,15 +481,15 @@ class Store:
 
     def forget(self, before: int) -> bool:
         """Drops the instances that have not been present since ``before`` (Unix seconds), and the
-        oldest if there are too many, first of those who have left; then some of the logs that
-        nobody owns any more. Whether there are more of these."""
+        oldest if there are too many, first of those who have left and of guests; then some of the
+        logs that nobody owns any more. Whether there are more of these."""
         owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
         orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners}) LIMIT {ORPHANS_AT_ONCE}"
         with self._transaction():
-            newest = "SELECT key FROM instances ORDER BY state = ?, since DESC LIMIT ?"
+            newest = "SELECT key FROM instances ORDER BY state = ?, account = ?, since DESC LIMIT ?"
             old = f"since < ? OR key NOT IN ({newest})"
             deletion = f"DELETE FROM instances WHERE state != ? AND ({old})"
-            values = (State.PRESENT.value, before, State.LEFT.value, INSTANCES)
+            values = (State.PRESENT.value, before, State.LEFT.value, GUEST.id, INSTANCES)
             self._file.execute(deletion, values)
             for table in ("lines", "logs"):  # in this order
                 deletion = f"DELETE FROM {table} WHERE log IN ({orphans})"
@@ -520,6 +537,8 @@ class Room:
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
         self._roster: list[bytes] = []  # as it was last told, until somebody comes or goes
+        # Lines in all inboxes: they are counted now and then, and meanwhile only added to.
+        self._unread = store.count_unread()
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -553,7 +572,9 @@ class Room:
         return protocol.format_relayed(protocol.Relayed(self.unix, sender, event))
 
     def _announce(self, member: Member, event: protocol.Event) -> int:
-        return self.log.stage(self.line(member.name, event))
+        number = self.log.stage(self.line(member.name, event))
+        self.log.forget(number + 1 - ROOM_LINES)
+        return number
 
     def _answer(self, member: Member, event: protocol.Event) -> None:
         member.inbox.stage(self.line(protocol.SERVER, event))
@@ -562,10 +583,12 @@ class Room:
         """To a member; or into the inbox of an account, or of a lost guest, who may come back."""
         recipient = self.members.get(fold(message.to))
         inbox, name = self._inbox_of(message.to)
-        if inbox.unread >= UNREAD_INBOX:
+        limit = UNREAD_INBOX if self._unread < UNREAD_LINES else UNREAD_SHARE
+        if inbox.unread >= limit:
             raise protocol.BadMessage(f"{name} has too many unread messages")
         line = self.line(member.name, protocol.Direct(name, message.text))
         inbox.stage(line)
+        self._unread += 1
         if recipient is None:
             words = f"{name} is away: kept until they are back"
             self._answer(member, protocol.Accepted(number, words))
@@ -643,6 +666,13 @@ class Room:
     def history_start(self) -> int:
         """Where a newcomer begins to read: the newest public lines."""
         return self._public[0] if self._public else self.log.next
+
+    def forget(self, before: int) -> bool:
+        """The instances that have been away since that Unix time, and what was theirs; whether
+        there is more of that."""
+        is_more = self._store.forget(before)
+        self._unread = self._store.count_unread()
+        return is_more
 
     def prune(self, before: int) -> bool:
         """Forgets some lines from before that Unix time; whether there may be more of them."""
@@ -1049,7 +1079,7 @@ class Server:
         except protocol.Objection as error:
             self._refuse(error, address, len(data))
         except ProtocolError as error:
-            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+            log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], error)
 
     def _handshake_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Answers what costs no arithmetic, and so leaves nothing behind, at once. What does has to
@@ -1132,7 +1162,7 @@ class Server:
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
-            self._forget_at = now + self._forget(self._store.forget, unix - INSTANCE_MEMORY)
+            self._forget_at = now + self._forget(self._room.forget, unix - INSTANCE_MEMORY)
         if now >= self._prune_at:
             before = unix - self._options.keep_days * DAY
             self._prune_at = now + self._forget(self._room.prune, before)
@@ -1335,15 +1365,13 @@ class Server:
         except protocol.Objection as error:
             self._refuse(error, address, len(data))
         except ProtocolError as error:
-            log.debug("dropped %d bytes from %s: %s", len(data), address, error)
+            log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], error)
         except StoreError as error:
             log.error("%s: nobody can join until it can be", error)
 
     def _refuse(self, why: protocol.Objection, address: Address, limit: int) -> None:
-        # What costs strangers nothing must not fill the operator's disk.
-        has_cost_a_proof = why.code in (Refusal.IN_USE, Refusal.FULL)
-        level = logging.INFO if has_cost_a_proof else logging.DEBUG
-        log.log(level, "refused %s port %d: %s", *address[:2], why)
+        if why.code is not Refusal.LOGIN:  # the name has been logged, too
+            log.info("refused %s port %d: %s", *address[:2], why)
         self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, limit)
 
     def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> None:
@@ -1543,6 +1571,29 @@ class Server:
 # ------------------------------------------------------------------------------------ the loop
 
 
+class Sparing(logging.Filter):
+    """Lets ``LOG_BURST`` lines of each kind through, and then one in ``LOG_PAUSE`` seconds, which
+    says how many were left out before it: what costs a stranger next to nothing must not fill the
+    operator's disk, nor hide the rest. A kind is what is the same in all its lines."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._buckets: dict[str, protocol.Bucket] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, now = record.msg, self._clock()
+        bucket = self._buckets.setdefault(kind, protocol.Bucket(1 / LOG_PAUSE, LOG_BURST))
+        if bucket.ready_at() > now:
+            self._left_out[kind] += 1
+            return False
+        bucket.take(now)
+        if count := self._left_out.pop(kind, 0):
+            record.msg = f"{kind} ({count} more like this were left out)"
+        return True
+
+
 class Signals:
     """Ctrl-C and SIGTERM as something that ``select`` can wait for."""
 
@@ -1719,7 +1770,7 @@ def _parser() -> argparse.ArgumentParser:
     number("--max-users", 1, 100_000, 1000, words, metavar="N")
     words = "let in only who has an account, and let nobody register"
     add("--members-only", action="store_true", help=words)
-    words = "log dropped datagrams and cheap refusals too"
+    words = f"log everything, and not only one in {LOG_PAUSE:.0f} s of what happens all the time"
     add("-v", "--verbose", action="store_true", help=words)
     add("--version", action="version", version=f"%(prog)s {protocol.__version__}")
     add = parser.add_mutually_exclusive_group().add_argument
@@ -1804,6 +1855,8 @@ def main(argv: list[str] | None = None, timing: Timing = TIMING) -> int:
         return 0
     level = logging.DEBUG if args.verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(message)s", level=level)
+    if not args.verbose:
+        log.addFilter(Sparing())
     options = Options(args.history, args.rate, args.max_users, args.members_only, args.keep_days)
     signals = Signals()
     try:
