@@ -87,7 +87,8 @@ INSTANCES: Final = 10_000  # that are remembered: a few MB
 FORGET_EVERY: Final = 600  # seconds
 CHECK_PAUSE: Final = 1.0  # seconds at least between two looks for changed accounts while all listen
 ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
-PRUNED_AT_ONCE: Final = 1000  # lines of the room: more in one turn would be felt
+PRUNED_AT_ONCE: Final = 1000  # lines of the room that are old: more in one turn would be felt
+EXCESS_AT_ONCE: Final = 10_000  # that are too many: these need not be read
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
 # never held up by a network that delivers its lines in one heap.
@@ -209,10 +210,10 @@ class StoredLog(Log):
     def line(self, number: int) -> bytes:
         if number >= self.start:
             return super().line(number)
-        if not self._chunk.start <= number < self._chunk.end:
+        if number >= self.oldest and not self._chunk.start <= number < self._chunk.end:
             self._chunk = Log(number, self._store.read(self.key, number, INBOX_TAIL))
-            if not self._chunk.lines:  # the operator has removed the account
-                raise StoreError(f"line {number} of a log is not in the room file any more")
+        if number < self.oldest or not self._chunk.lines:  # the operator has removed the account
+            raise StoreError(f"line {number} of a log is not in the room file any more")
         return self._chunk.line(number)
 
     def forget(self, before: int) -> None:
@@ -572,9 +573,7 @@ class Room:
         return protocol.format_relayed(protocol.Relayed(self.unix, sender, event))
 
     def _announce(self, member: Member, event: protocol.Event) -> int:
-        number = self.log.stage(self.line(member.name, event))
-        self.log.forget(number + 1 - ROOM_LINES)
-        return number
+        return self.log.stage(self.line(member.name, event))
 
     def _answer(self, member: Member, event: protocol.Event) -> None:
         member.inbox.stage(self.line(protocol.SERVER, event))
@@ -675,14 +674,16 @@ class Room:
         return is_more
 
     def prune(self, before: int) -> bool:
-        """Forgets some lines from before that Unix time; whether there may be more of them."""
+        """Forgets some lines from before that Unix time, and some of too many; whether there may be
+        more of them."""
         oldest = self.log.oldest
         lines = self._store.read(self.log.key, oldest, PRUNED_AT_ONCE)
         # A clock that was wrong for a while makes lines that seem younger than later ones.
         is_old = (int(line.split(b" ", 1)[0]) < before for line in lines)
         old = max((count for count, each in enumerate(is_old, 1) if each), default=0)
-        self.log.forget(oldest + old)
-        return old == PRUNED_AT_ONCE
+        excess = min(self.log.next - oldest - ROOM_LINES, EXCESS_AT_ONCE)
+        self.log.forget(oldest + max(old, excess))
+        return old == PRUNED_AT_ONCE or excess == EXCESS_AT_ONCE
 
 
 def _public_lines(store: Store, room: StoredLog, count: int) -> list[int]:
@@ -1059,7 +1060,7 @@ class Server:
         self._work = 0.0  # that they may still do in this turn
         self._replies: list[tuple[bytes, Address]] = []
         self._forget_at = self._check_at = now
-        self._prune_at = now if options.keep_days else inf
+        self._prune_at = now
         self._listening_since = now  # nobody could be heard before
         self._due_at = now  # when the next turn should be
         # Members from before a restart are awaited, and told now and then that their sessions are
@@ -1164,7 +1165,8 @@ class Server:
         if now >= self._forget_at:
             self._forget_at = now + self._forget(self._room.forget, unix - INSTANCE_MEMORY)
         if now >= self._prune_at:
-            before = unix - self._options.keep_days * DAY
+            keep_days = self._options.keep_days
+            before = unix - keep_days * DAY if keep_days else 0
             self._prune_at = now + self._forget(self._room.prune, before)
             self._end_overtaken()
         for session in self._alarms.due(now):
