@@ -80,6 +80,7 @@ _LEAVING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 LEAVING: Final = {getattr(signal, name) for name in _LEAVING if hasattr(signal, name)}
 STOPPING: Final = {signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else set()
 PASSWORD_TRIES: Final = 3
+SALTS: Final = 8  # with each of which a server can ask for a second's work or two
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
 CLOSING_PATIENCE: Final = 1.0  # seconds until who reads lets go of its terminal, if ever
@@ -122,8 +123,8 @@ class Credentials:
         self.password = password
         self.registration = None if new is None else protocol.registration(new, salt)
         self._new = new
-        # It takes a while, and joining again must not.
-        self._secret = functools.lru_cache(2)(protocol.password_secret_untrusted)
+        # They take a while, and joining again must not.
+        self._secrets: dict[tuple[bytes, bytes, int], int] = {}
 
     def secret_untrusted(self, salt: bytes, iterations: int) -> int:
         """x for a CHALLENGE; Failed if it makes a guest of who has a password, or wants a
@@ -139,10 +140,16 @@ class Credentials:
             return protocol.GUEST_SECRET
         if password is None:
             raise Failed("this name needs its password", Refusal.LOGIN.value)
+        what = (password, salt, iterations)
+        if what not in self._secrets and len(self._secrets) == SALTS:
+            raise Failed("this server asks for too much work", Refusal.LOGIN.value)
         try:
-            return self._secret(password, salt, iterations)
+            self._secrets[what] = self._secrets.get(what) or protocol.password_secret_untrusted(
+                *what
+            )
         except ProtocolError as error:
             raise Failed(f"this server asks for something dangerous: {error}") from None
+        return self._secrets[what]
 
     def adopt_new(self) -> None:
         """The new password is the one that counts."""
@@ -202,7 +209,7 @@ class Attempt:
         self.is_login = x != protocol.GUEST_SECRET
         b_public = int.from_bytes(challenge.public, "big")
         secret = protocol.client_secret_untrusted(self._a, self._a_public, b_public, x)
-        keys = protocol.derive_keys(secret, self.request, data)
+        keys = protocol.derive_keys(secret, self._hello.identity, data)
         proof, sealed = protocol.seal_record(keys.prove, keys.transcript, resume)
         prove = protocol.Prove(self.nonce, challenge.session, proof, sealed)
         self.proven = prove, keys
@@ -310,8 +317,10 @@ class Delivery:
 
     def answered(self, number: int, now: float) -> protocol.Message | None:
         """Line ``number``, of which the server has told what became of it."""
-        self.progress(now)
-        return self.pending.pop(number, None)
+        message = self.pending.pop(number, None)
+        if message:
+            self.progress(now)
+        return message
 
     def asked(self) -> list[int]:
         """The numbers of the WHOs that have no answer yet."""
@@ -380,13 +389,16 @@ class Client:
 
         # Joining, and joining again
         self._attempt: Attempt | None = self._new_attempt(now)
+        # One that had proved itself, but was given up because of what may have been forged: its
+        # WELCOME still counts.
+        self._former: Attempt | None = None
         self._trying_since = now
         self._is_in_doubt = False  # whether the session still lives
         self._closed_since = inf
         self._hint_at = -inf
         self._ended: Session | None = None  # the one of which the server has said so
         self._has_said_trouble = False
-        self._refusal: str | None = None  # its code, if one was told
+        self._refusals: set[str] = set()  # the codes of those that were told
 
     # -- what the person does
 
@@ -460,6 +472,7 @@ class Client:
         if self._attempt and self._attempt.proven:
             return  # the cursors that it has told the server must not move
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
+        self._former = None
         delivered = session.delivered
         if session.channel.receive(packet, now) and self._is_alive(session, now):
             self._end_trouble()
@@ -484,9 +497,11 @@ class Client:
             case protocol.Refused(nonce, code, text):
                 if self._attempt and self._attempt.nonce == nonce:
                     self._refused(code, protocol.clean_text(text), now)
-            case _ if self._attempt:
-                if terms := self._attempt.receive_untrusted(record, data, self._resume(), now):
-                    self._welcomed(terms, self._attempt, now)
+            case _:
+                for attempt in filter(None, (self._attempt, self._former)):
+                    if terms := attempt.receive_untrusted(record, data, self._resume(), now):
+                        self._welcomed(terms, attempt, now)
+                        return
 
     def _read_untrusted(self, log: LogId, number: int, raw: bytes, now: float) -> None:
         """Takes a line; what of it concerns the person is shown."""
@@ -521,9 +536,9 @@ class Client:
                 self._note_name(to if is_own else sender)
                 self.shown.append(Said(unix, sender, to, text, is_own))
             case protocol.Accepted(accepted, words):
-                self._accepted(self._delivery.answered(accepted, now), words, unix, now)
+                self._accepted(self._answered(accepted, now), words, unix, now)
             case protocol.Declined(refused, words):
-                self._declined(self._delivery.answered(refused, now), words, now)
+                self._declined(self._answered(refused, now), words, now)
             case protocol.Roster(more, names):
                 self._roster = [*self._roster, *names][:MAX_NAMES]
                 if not more:
@@ -545,8 +560,14 @@ class Client:
                 assert_never(relayed.event)
 
     def _settle(self, message: protocol.Message, now: float) -> bool:
-        delivered = self._session.delivered if self._session else 0
-        return self._delivery.settle(message, delivered, now)
+        return self._delivery.settle(message, self._delivered, now)
+
+    def _answered(self, number: int, now: float) -> protocol.Message | None:
+        return self._delivery.answered(number, now) if number < self._delivered else None
+
+    @property
+    def _delivered(self) -> int:
+        return self._session.delivered if self._session else 0
 
     def _note_name(self, name: str) -> None:
         self._present.pop(fold(name), None)
@@ -617,23 +638,30 @@ class Client:
         return Attempt(self.username, self._credentials, self._random_bytes, start)
 
     def _doubt(self, now: float) -> None:
-        """The session may be gone, or the server with which a handshake had got so far: handshakes
-        anew, beside the session. But hints can be forged, so they count only now and then, and
-        not for who has been told to wait."""
+        """The session may be gone, or the server with which a handshake had got so far: asks in the
+        session, and handshakes anew beside it if nothing answers. For hints can be forged: so they
+        count only now and then, and not for who has been told to wait."""
         attempt = self._attempt
         if now < self._hint_at + self._timing.hint_pause or (attempt and now < attempt.since):
             return
         self._hint_at = now
         self._is_in_doubt = True
-        if attempt is None:
-            self._join_again(now)
-        elif attempt.proven:
-            self._attempt = self._new_attempt(now)
-        else:
+        if self._session and attempt is None:
+            self._session.channel.ask(now)
+            self._join_again(now, self._session.channel.round_trip.timeout(0))
+        elif attempt and attempt.proven:
+            self._try_again(attempt, now)
+        elif attempt:
             attempt.send_at = now
+
+    def _try_again(self, attempt: Attempt, start: float) -> None:
+        self._former = attempt if attempt.proven else None
+        self._attempt = self._new_attempt(start)
 
     def _await_return(self, now: float) -> None:
         """The server is shutting down; what it still says in this session is no sign of life."""
+        if self._ended is self._session:
+            return
         self._say_trouble("the server is shutting down: waiting for it to return")
         self._ended = self._session
         self._is_in_doubt = True
@@ -642,21 +670,22 @@ class Client:
     def _refused(self, code: str, words: str, now: float) -> None:
         """Turned away. That ends the first joining; later it may pass, since nobody has proved
         that it was the server who said so."""
-        wants_password = code == Refusal.LOGIN.value
+        attempt, wants_password = self._attempt, code == Refusal.LOGIN.value
+        assert attempt  # or nothing would have been refused
         if not self.has_joined:
             self.failure, self.wants_password = f"{words} ({self._server})", wants_password
             return
-        if code != self._refusal:
-            self._refusal = code
+        if code not in self._refusals and len(self._refusals) < len(Refusal):
+            self._refusals.add(code)
             told = f"not let in again ({words}): still trying"
             if self._is_in_doubt and not self._has_said_trouble:
                 self._say_trouble(told)
             else:
                 self._tell(told)
         pause = self._pause(now - self._trying_since)
-        if wants_password and self._attempt and self._attempt.is_login:  # it has tried one
+        if wants_password and attempt.is_login:  # it has tried one
             pause = self._timing.login_pause
-        self._attempt = self._new_attempt(now + pause)
+        self._try_again(attempt, now + pause)
 
     def _pause(self, trouble: float) -> float:
         """Seconds until a request is repeated: a third of the ``trouble`` so far, so that the end
@@ -684,8 +713,8 @@ class Client:
         if not self.has_joined and attempt.is_login:
             self._tell(f"logged in as {self.username}")
         self._session = self._open_session(terms, attempt, now)
-        self._attempt = None
-        self._refusal = None
+        self._attempt = self._former = None
+        self._refusals.clear()
         self._end_trouble()
 
     def _open_session(self, terms: protocol.Terms, attempt: Attempt, now: float) -> Session:
@@ -805,7 +834,7 @@ class Client:
     @property
     def backlog(self) -> int:
         """How many lines wait to be sent, acknowledged or shown."""
-        return len(self._delivery.queue) + len(self._delivery.outbox.lines) + len(self.shown)
+        return len(self._delivery.queue) + len(self._delivery.pending) + len(self.shown)
 
     def waiting(self) -> list[Said]:
         """What was said and has not come back, in order."""
@@ -970,24 +999,24 @@ def _name(name: str) -> Span:
 def rows_of(spans: list[Span], columns: int) -> Iterator[str]:
     """A line in pieces that each fit a row, cut between words where that is possible."""
     letters = [(letter, look) for text, look in spans for letter in text]
-    start = ""
-    while (end := _fitting(letters, columns - len(start))) < len(letters):
+    first, start = 0, ""
+    while (end := _fitting(letters, first, columns - len(start))) < len(letters):
         rest = end
-        for at in range(end, end // 2 - 1, -1):
+        for at in range(end, (first + end) // 2 - 1, -1):
             if letters[at][0] == " ":
                 end, rest = at, at + 1
                 break
-        yield start + _row(letters[:end])
-        letters, start = letters[rest:], INDENT
-    yield start + _row(letters)
+        yield start + _row(letters[first:end])
+        first, start = rest, INDENT
+    yield start + _row(letters[first:])
 
 
-def _fitting(letters: list[Span], columns: int) -> int:
-    """How many of them fit; one at least."""
-    for count, (letter, _) in enumerate(letters):
-        columns -= _columns_of(letter)
+def _fitting(letters: list[Span], first: int, columns: int) -> int:
+    """The end of those from ``first`` on that fit; one does at least."""
+    for at in range(first, len(letters)):
+        columns -= _columns_of(letters[at][0])
         if columns < 0:
-            return max(1, count)
+            return max(first + 1, at)
     return len(letters)
 
 
@@ -1030,7 +1059,16 @@ class Screen:
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
         """Shows lines, and what is waiting."""
-        self._write("".join(f"{row}\n" for row in plain(lines, self._me, time.time())))
+        self._write(self._plain(lines))
+
+    def _plain(self, lines: Sequence[Shown]) -> str:
+        """The lines; on a terminal in rows, since what it wrapped by itself could begin a row like
+        somebody else's line."""
+        rows: Iterable[str] = plain(lines, self._me, time.time())
+        if sys.stdout.isatty():
+            columns = _size().columns - 1  # some go on in the next row at once
+            rows = (piece for row in rows for piece in rows_of([(row, PLAIN)], columns))
+        return "".join(f"{row}\n" for row in rows)
 
     def ask(self, prompt: str, candidates: Candidates, remembers: bool = False) -> str | None:
         """What is typed next, clean; several lines if they were pasted. None at the end of input.
@@ -1080,7 +1118,7 @@ class PlainTerminal(Screen):
             readline.set_completer_delims("")  # a completion has the whole line
 
     def show(self, lines: Sequence[Shown], waiting: Sequence[Said]) -> None:
-        text = "".join(f"{row}\n" for row in plain(lines, self._me, time.time()))
+        text = self._plain(lines)
         if text and self._prompt:
             text = f"\n{text}{self._prompt}{self._typed()}"
         self._write(text)
@@ -1546,10 +1584,13 @@ def completions(typed: str, names: list[str]) -> list[str]:
     """What Tab can make of a line up to the cursor, the likeliest first."""
     start, space, word = typed.rpartition(" ")
     found = [name for name in names if fold(name).startswith(fold(word))]
+    found.sort(key=lambda name: fold(name) != fold(word))  # who has just this name comes first
     if start.strip():
         is_open = word or start.strip().upper() == "DM"
         return [f"{start}{space}{name} " for name in found if is_open]
-    return [f"{name}: " for name in found] + [c for c in COMMANDS if c.startswith(word.upper())]
+    commands = [command for command in COMMANDS if command.startswith(word.upper())]
+    # "DM: " would be a public message.
+    return [f"{name}: " for name in found if f"{name.upper()} " not in COMMANDS] + commands
 
 
 def _messages(typed: str, screen: Screen, network: Network) -> list[protocol.Message]:

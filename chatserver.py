@@ -707,7 +707,6 @@ class Knock:
 
     address: Address
     join: protocol.Join
-    join_bytes: bytes
     account: Account
     session: bytes
     challenge: bytes
@@ -727,8 +726,7 @@ class Door:
         self._knocks: dict[tuple[Address, bytes], Knock] = {}  # by nonce too; the oldest first
 
     def cookie(self, hello: protocol.Hello, address: Address, now: float) -> protocol.Cookie:
-        """The answer to a HELLO, and to a JOIN whose cookie is not good. A repeated HELLO gets the
-        same one, or its client's JOINs would differ, and what is agreed on with them."""
+        """The answer to a HELLO, and to a JOIN whose cookie is not good."""
         return protocol.Cookie(hello.nonce, self._cookie(hello, address, self._period(now)))
 
     def has_good_cookie(self, join: protocol.Join, address: Address, now: float) -> bool:
@@ -741,16 +739,16 @@ class Door:
         return int(now / (self._life / 2))
 
     def _cookie(self, hello: protocol.Hello, address: Address, period: int) -> bytes:
-        what = f"{period} {address} {hello.username} ".encode() + hello.nonce + hello.public
+        what = f"{period} {address} ".encode() + hello.identity
         return hashlib.blake2b(what, key=self._secret, digest_size=16).digest()
 
-    def repeated(self, join: protocol.Join, data: bytes, address: Address) -> bytes | None:
-        """The challenge that this very JOIN was answered with."""
+    def repeated(self, join: protocol.Join, address: Address) -> bytes | None:
+        """The challenge that this JOIN, perhaps with another cookie, was answered with."""
         knock = self._knocks.get((address, join.nonce))
-        return knock.challenge if knock and knock.join_bytes == data else None
+        return knock.challenge if knock and knock.join.identity == join.identity else None
 
     def challenge(
-        self, join: protocol.Join, data: bytes, account: Account, address: Address, now: float
+        self, join: protocol.Join, account: Account, address: Address, now: float
     ) -> bytes:
         """The answer to a JOIN with a good cookie, for the account of its name."""
         b = int.from_bytes(self._random_bytes(32), "big")
@@ -763,7 +761,7 @@ class Door:
         )
         self._make_place(now)
         self._knocks[address, join.nonce] = Knock(
-            address, join, data, account, session, reply, b, b_public, now + self._life
+            address, join, account, session, reply, b, b_public, now + self._life
         )
         return reply
 
@@ -800,7 +798,7 @@ def open_prove_untrusted(knock: Knock, prove: protocol.Prove, data: bytes) -> Pr
     a_public = int.from_bytes(knock.join.public, "big")
     verifier = int.from_bytes(knock.account.verifier, "big")
     secret = protocol.server_secret_untrusted(a_public, knock.b, knock.b_public, verifier)
-    keys = protocol.derive_keys(secret, knock.join_bytes, knock.challenge)
+    keys = protocol.derive_keys(secret, knock.join.identity, knock.challenge)
     resume = protocol.open_record_untrusted(
         protocol.Resume, keys.prove, keys.transcript, prove.proof, prove.sealed
     )
@@ -1087,7 +1085,7 @@ class Server:
         wait, and comes from an address that has returned a cookie."""
         record = protocol.parse_handshake_untrusted(data)
         match record:
-            case protocol.Join() if challenge := self._door.repeated(record, data, address):
+            case protocol.Join() if challenge := self._door.repeated(record, address):
                 self._replies.append((challenge, address))
             case protocol.Join() if self._door.has_good_cookie(record, address, now):
                 self._handshakes.put(Arrived(record, data, address))
@@ -1359,7 +1357,7 @@ class Server:
         try:
             match record:
                 case protocol.Join():
-                    self._join(record, data, address, now)
+                    self._join(record, address, now)
                 case protocol.Prove():
                     self._prove_untrusted(record, data, address, now)
                 case _:
@@ -1376,14 +1374,14 @@ class Server:
             log.info("refused %s port %d: %s", *address[:2], why)
         self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, limit)
 
-    def _join(self, join: protocol.Join, data: bytes, address: Address, now: float) -> None:
-        if challenge := self._door.repeated(join, data, address):  # the one before it was the same
+    def _join(self, join: protocol.Join, address: Address, now: float) -> None:
+        if challenge := self._door.repeated(join, address):  # the one before it was the same
             self._replies.append((challenge, address))
             return
         account = self._account(join.username)
         self._check_brake(join, account, address, now)
         self._work -= POWER_COST
-        challenge = self._door.challenge(join, data, account, address, now)
+        challenge = self._door.challenge(join, account, address, now)
         self._replies.append((challenge, address))
 
     def _account(self, name: str) -> Account:

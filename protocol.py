@@ -67,7 +67,7 @@ Keys are as below and ``type``, which is the packet's name; byte strings are in 
 hexadecimal, and numbers are at most 2**31. The numbers below are lengths in bytes; no datagram has
 more than 1,200.
 
-    C -> S  HELLO      version=2, username, nonce 16, public 256    public is A
+    C -> S  HELLO      version=3, username, nonce 16, public 256    public is A
     S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 15 s
     C -> S  JOIN       as HELLO, and cookie    the address is known to be real
     S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
@@ -107,7 +107,7 @@ proof, and "wait" whoever has been wrong too often.
 With H for SHA-256 and MAC(key, data, length) for BLAKE2b with that key ("": none) and that digest
 length, where | joins:
 
-    transcript  H(the bytes of the last JOIN sent) | H(CHALLENGE's bytes)
+    transcript  H(nonce | PAD(A) | username, as in JOIN) | H(CHALLENGE's bytes)
     key(label)  MAC(H(PAD(S)), label | transcript, 32)    the labels, in ASCII: "prove seal",
                 "prove tag", "welcome seal", "welcome tag", "client seal", "client tag" (for
                 what the client sends), "server seal", "server tag" (for what it receives)
@@ -188,7 +188,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 # -------------------------------------------------------------------------------------- limits
 
 __version__: Final = "1.1.0"  # of the programs
-VERSION: Final = 2
+VERSION: Final = 3
 DEFAULT_PORT: Final = 9999
 
 # No path that IP allows for today fragments this: RFC 8085 §3.2, RFC 9000 §14.
@@ -563,6 +563,11 @@ class Hello:
     nonce: bytes
     public: bytes
 
+    @property
+    def identity(self) -> bytes:
+        """What keys are bound to: not the cookie, which anybody on the way could have made up."""
+        return self.nonce + self.public + self.username.encode()
+
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
@@ -841,10 +846,12 @@ class SessionKeys:
     server: Keys
 
 
-def derive_keys(secret: int, join: bytes, challenge: bytes, group: Group = GROUP) -> SessionKeys:
-    """Keys for one session from S and the bytes of JOIN and CHALLENGE."""
+def derive_keys(
+    secret: int, identity: bytes, challenge: bytes, group: Group = GROUP
+) -> SessionKeys:
+    """Keys for one session from S, JOIN's identity and the bytes of CHALLENGE."""
     root = hashlib.sha256(group.pad(secret)).digest()
-    transcript = hashlib.sha256(join).digest() + hashlib.sha256(challenge).digest()
+    transcript = hashlib.sha256(identity).digest() + hashlib.sha256(challenge).digest()
 
     def pair(use: bytes) -> Keys:
         return Keys(
@@ -900,6 +907,7 @@ WINDOW_LINES: Final = {LogId.LINES: 64, LogId.ROOM: 512, LogId.INBOX: 64, LogId.
 # type 1 | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4
 _HEADER: Final = struct.Struct(">B8sQQHB3I")
 MAX_NUMBER: Final = 2**63  # half of what a packet can count
+_MAX_END: Final = 2**32 - 1
 _MAX_HELD: Final = 65535
 _TAG_LENGTH: Final = 16
 # log 1 | first line's number 4 | length 2
@@ -1032,6 +1040,8 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
         else:
             text = _xor_keystream(text, keys.seal, _NONCE.pack(number, log, first))
         parts.append(Part(log, first, tuple(text.split(b"\n"))))
+        if parts[-1].end > _MAX_END:
+            raise BadPacket("more lines than a cursor can count")
     return Packet(number, echo, held, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
 
 

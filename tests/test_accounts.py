@@ -121,9 +121,7 @@ def has_challenge(w: World, of: ClientEnd) -> bool:
 
 def doubt(w: World, end: ClientEnd) -> None:
     """Makes an end join again beside the session that it has."""
-    assert end.client._session
-    gone = protocol.format_handshake(Gone(end.client._session.id))
-    w.network.at(w.network.now, end.host, partial(end.receive, gone, SERVER, w.network.now))
+    w.network.at(w.network.now, end.host, partial(end.client._join_again, w.network.now))
 
 
 @contextmanager

@@ -1,0 +1,232 @@
+"""Who sees a client's datagrams can forge its server's address, and a server can be hostile."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from typing import Final
+from unittest import mock
+
+import protocol
+from chatclient import MAX_BACKLOG, SALTS, Client, Credentials
+from protocol import (
+    Challenge,
+    Cookie,
+    Gone,
+    Hello,
+    Join,
+    LogId,
+    Packet,
+    Part,
+    Prove,
+    Public,
+    Refusal,
+    Refused,
+    format_handshake,
+    parse_handshake_untrusted,
+)
+from tests.room import SERVER, ClientEnd, World, world
+from tests.test_accounts import add, knows
+
+Forge = Callable[[protocol.Handshake], Iterable[protocol.Handshake]]
+SOON: Final = 0.001  # seconds: before the server's answer
+
+
+def refused(end: ClientEnd) -> list[str]:
+    return [text for text in end.texts() if "not let in again" in text]
+
+
+@contextmanager
+def overheard(w: World, end: ClientEnd, forge: Forge) -> Iterator[None]:
+    """A stranger answers the handshake packets of an end, in the server's name and before it."""
+    honest = end.datagrams
+
+    def datagrams(now: float) -> list[tuple[bytes, str]]:
+        out = honest(now)
+        for data, _ in out:
+            if data[:1] == b"{":
+                for record in forge(parse_handshake_untrusted(data)):
+                    forged = format_handshake(record)
+                    arrive = partial(end.receive, forged, SERVER, now + SOON)
+                    w.network.at(now + SOON, end.host, arrive)
+        return out
+
+    with mock.patch.object(end, "datagrams", datagrams):
+        yield
+
+
+class StrangerTest(unittest.TestCase):
+    def test_forged_cookies_keep_nobody_out(self) -> None:
+        """Nor do they make a right password wrong."""
+        number = count()
+
+        def forge(record: protocol.Handshake) -> Iterator[Cookie]:
+            if isinstance(record, Hello):  # or a JOIN
+                yield Cookie(record.nonce, next(number).to_bytes(16, "big"))
+
+        for credentials in (Credentials(), knows()):
+            with self.subTest(credentials.password), world() as w:
+                if credentials.password:
+                    add(w, "alice")
+                alice = w.client("alice", credentials=credentials)
+                with overheard(w, alice, forge):
+                    w.run(5)
+                self.assertTrue(alice.client.has_joined, alice.client.failure)
+
+    def test_what_is_forged_in_answer_to_a_proof_keeps_nobody_from_coming_back(self) -> None:
+        def refuse(record: protocol.Handshake) -> Iterator[Refused]:
+            if isinstance(record, Prove):
+                yield Refused(record.nonce, Refusal.LOGIN.value, "wrong username or password")
+
+        def deny(record: protocol.Handshake) -> Iterator[Gone]:
+            if isinstance(record, Prove):
+                yield Gone(record.session)
+
+        for forge in (refuse, deny):
+            with self.subTest(forge.__name__), world() as w:
+                add(w, "alice")
+                alice = w.join("alice", credentials=knows())
+                (bob,) = w.joined("bob")
+                w.run(1)
+                w.server.kill()
+                w.server.start()
+                with overheard(w, alice, forge):
+                    w.run(5)
+                alice.say("#back")
+                w.run(1)
+                self.assertEqual(bob.texts()[-1], "alice: #back")
+
+    def test_once_it_has_read_on_a_client_does_not_go_back_to_an_earlier_try(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            client = alice.client
+            client._join_again(w.network.now)
+            assert client._attempt
+            client._former = client._attempt
+            bob.say("#hello")
+            w.run(0.1)
+            self.assertIsNone(client._former)
+
+    def test_a_stranger_does_not_write_upon_the_screen(self) -> None:
+        number = count()
+
+        def forge(record: protocol.Handshake) -> Iterator[Refused]:
+            if isinstance(record, Hello):
+                yield Refused(record.nonce, f"code {next(number)}", "buy my book")
+
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            w.server.kill()
+            with overheard(w, alice, forge):
+                w.run(300)
+            self.assertGreater(next(number), 2 * len(Refusal))
+            self.assertEqual(len(refused(alice)), len(Refusal))
+            w.server.start()
+            w.run(30)
+            self.assertEqual(alice.texts()[-1], "* connected")
+
+    def test_nobody_can_make_a_client_work_out_its_password_again_and_again(self) -> None:
+        salts = count()
+
+        def forge(record: protocol.Handshake) -> Iterator[protocol.Handshake]:
+            if isinstance(record, Hello) and not isinstance(record, Join):
+                salt = next(salts).to_bytes(protocol.SALT_LENGTH, "big")
+                yield Challenge(record.nonce, b"session!", protocol.GROUP.pad(5), salt, 10_000_000)
+            elif isinstance(record, Prove):
+                yield Refused(record.nonce, "in-use", "try again")
+
+        with world() as w:
+            add(w, "alice")
+            alice = w.join("alice", credentials=knows())
+            w.run(1)
+            w.server.kill()
+            slow = mock.Mock(return_value=12345)
+            with (
+                mock.patch.object(protocol, "password_secret_untrusted", slow),
+                overheard(w, alice, forge),
+            ):
+                alice.say("#hello")
+                w.run(600)
+            self.assertGreater(next(salts), 3 * SALTS)
+            self.assertEqual(slow.call_count, SALTS - 1)
+            w.server.start()
+            w.run(30)
+            self.assertIn("alice", w.server.server._room.members)
+            self.assertEqual(alice.texts()[-1], "* connected")
+
+
+class ServerTest(unittest.TestCase):
+    """A server that says what it likes, well sealed."""
+
+    def setUp(self) -> None:
+        self.w = self.enterContext(world())
+        (self.alice,) = self.w.joined("alice")
+        self.w.run(1)
+        self.numbers = count(1000)
+
+    @property
+    def client(self) -> Client:
+        return self.alice.client
+
+    def tell(self, log: LogId, *lines: str, taken: int = 1) -> None:
+        """The client's next lines of a log; ``taken`` is the server's cursor."""
+        session = self.client._session
+        assert session
+        first = session.channel.readers[log].cursor
+        part = Part(log, first, tuple(line.encode() for line in lines))
+        packet = Packet(next(self.numbers), 0, 0, False, (taken, 0, 0), (part,))
+        data = protocol.seal_packet(packet, session.id, session.keys.server, session.blocks)
+        self.alice.receive(data, SERVER, self.w.network.now)
+
+    def test_who_says_goodbye_again_and_again_is_left_once(self) -> None:
+        with mock.patch.object(self.client, "_new_attempt", wraps=self.client._new_attempt) as new:
+            for log in (LogId.NOTICES, LogId.ROOM):
+                self.tell(log, *["1 * BYE"] * 30)
+            self.assertEqual(new.call_count, 1)
+
+    def test_answers_to_lines_that_there_are_not_do_not_keep_a_client(self) -> None:
+        self.w.server.kill()
+        self.client.say(Public("#lost"), self.w.network.now)
+        self.alice.leave(patience=2.0)
+        for _ in range(5):
+            self.tell(LogId.INBOX, "1 * NO 9999999999 x", "1 * NO 77 x")
+            self.w.run(1)
+        self.assertEqual(self.client.failure, "1 line may not have arrived")
+
+    def test_an_answer_to_a_line_that_was_not_taken_is_none(self) -> None:
+        self.w.server.kill()
+        self.client.say(Public("#lost"), self.w.network.now)
+        self.w.run(0.1)
+        self.tell(LogId.INBOX, "1 * OK 1 thank you")
+        self.assertEqual(self.client.undelivered(), [Public("#lost")])
+
+    def test_what_is_taken_and_never_shown_holds_back_a_pipe(self) -> None:
+        for number in range(MAX_BACKLOG):
+            self.client.say(Public(f"#{number}"), self.w.network.now)
+        self.client._delivery.bucket = protocol.Bucket(0, 0)
+        self.w.run(0.01)
+        session = self.client._session
+        assert session
+        self.client._delivery.outbox.drop(self.client._delivery.outbox.end)
+        self.assertEqual(self.client.backlog, MAX_BACKLOG)
+
+    def test_lines_that_no_cursor_can_count_are_refused(self) -> None:
+        session = self.client._session
+        assert session
+        reader = session.channel.readers[LogId.ROOM]
+        reader.cursor = reader.received = 2**32 - 3
+        self.tell(LogId.ROOM, "1 bob PM one", "1 bob PM two")
+        self.tell(LogId.ROOM, "1 bob PM three")
+        self.w.run(1)
+        self.assertEqual(reader.cursor, 2**32 - 1)
+        said = [text for text in self.alice.texts() if "bob" in text]
+        self.assertEqual(len(said), 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
