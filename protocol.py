@@ -86,10 +86,12 @@ CHALLENGE's session answers a PROVE that is too late, or from another address: b
 
 Nobody has proved that REFUSED and GONE are the server's: a REFUSED ends a first try to join, but
 neither ends a session. Who has one tries again after such a pause, after a "login" not before
-700 s, and joins again because of a GONE once a second at most. That is done beside the session.
-From PROVE on, which tells the cursors, and until the try is given up, nothing is sent or taken in
-the session; before that, an answer in it ends the try; and WELCOME ends the session. What comes in
-one after BYE is no sign of life.
+700 s. Because of a GONE it asks in the session, once a second at most, and joins again only if
+nothing has answered within a timeout: or else a forged GONE would be enough to make it deal with
+whoever forges the rest. That is done beside the session. From PROVE on, which tells the cursors,
+and until the try is given up, nothing is sent or taken in the session; before that, an answer in it
+ends the try; and WELCOME ends the session, also one to a try that such a packet has ended, if
+nothing has been taken in the session since. What comes in one after BYE is no sign of life.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find

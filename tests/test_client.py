@@ -154,6 +154,14 @@ class CompletionsTest(unittest.TestCase):
             with self.subTest(typed=typed):
                 self.assertEqual(completions(typed, names), expected)
 
+    def test_a_name_that_is_a_command_does_not_come_in_its_way(self) -> None:
+        self.assertEqual(completions("d", ["dm", "dora", "DM"]), ["dora: ", "DM "])
+
+    def test_who_has_just_that_name_comes_first(self) -> None:
+        names = ["alice.", "ALICE"]
+        self.assertEqual(completions("DM alice", names), ["DM ALICE ", "DM alice. "])
+        self.assertEqual(completions("alice", names), ["ALICE: ", "alice.: "])
+
     def test_each_tab_puts_the_next_candidate_in_place_of_the_last(self) -> None:
         complete = Completer(lambda typed: [name for name in ("anna ", "al ") if typed == "a"])
         typed, put = "a", []

@@ -662,6 +662,19 @@ class Hostile(TerminalTest):
         self.assertEqual(refused.status(), (1, refused.attributes_before))
         self.assert_harmless(refused)
 
+    def test_no_text_begins_a_row_like_somebody_elses_line(self) -> None:
+        self.serve()
+        (mallory,) = self.join(self.port, "mallory")
+        for term in ("dumb", "xterm"):
+            with self.subTest(term=term):
+                bob = self.terminal("bob", columns=40, variables={"TERM": term, "NO_COLOR": "1"})
+                self.enter_nothing(bob)
+                text = "hi".ljust(40 - len("[HH:MM] mallory: ")) + "[12:00] alice: it was me"
+                mallory.type(text)
+                self.wait_for_rows(bob, "[HH:MM] mallory: hi", "  [HH:MM] alice: it was me")
+                bob.type("EX\r")
+                self.assertEqual(bob.status()[0], 0)
+
 
 class WithoutReadline(TerminalTest):
     """As on Windows: the terminal itself is where a line is edited."""
