@@ -63,12 +63,18 @@ PACKET_COST: Final = 0.25
 POWER_COST: Final = 3.0
 WAITING_HANDSHAKES: Final = 256  # a second's work: after that clients repeat them anyway
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
+# Challenges for one network: a class comes in at once, also from behind one router. (A rate of 0
+# is one without this limit.)
+CHALLENGES_BURST: Final = 60
+CHALLENGES_RATE: Final = 2.0  # a second
+NETWORKS: Final = 4096  # of which that is remembered; the longest quiet make way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 # To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
 # few that the millions of such packets that a session can have do not use up what there is.
 GAP_BYTES: Final = 5
 CHALLENGES_AT_ONCE: Final = 8  # at one address, if the way there is long
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
+HISTORY_LINES: Final = 10_000  # that a newcomer is sent, comings and goings included
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
 INBOX_TAIL: Final = 64
 ROSTER_BYTES: Final = 1000  # of names in one line
@@ -84,12 +90,14 @@ MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
 DAY: Final = 24 * 3600  # seconds
 INSTANCE_MEMORY: Final = 30 * DAY  # that one that left is remembered, and can go on: a holiday
 INSTANCES: Final = 10_000  # that are remembered: a few MB
-FORGET_EVERY: Final = 600  # seconds
+FORGET_EVERY: Final = 60  # seconds
+PRUNE_EVERY: Final = 600
 CHECK_PAUSE: Final = 1.0  # seconds at least between two looks for changed accounts while all listen
-ORPHANS_AT_ONCE: Final = 20  # inboxes, of up to 1000 lines each
+ORPHANS_AT_ONCE: Final = 100  # inboxes
+ORPHANED_AT_ONCE: Final = 1000  # lines of theirs
 PRUNED_AT_ONCE: Final = 1000  # lines of the room that are old: more in one turn would be felt
 EXCESS_AT_ONCE: Final = 10_000  # that are too many: these need not be read
-PRUNE_PAUSE: Final = 1.0  # seconds until the next ones
+PRUNE_PAUSE: Final = 1.0  # seconds until the next ones, of all these
 # The server's own limit is wider than what it tells clients, so that one that keeps to it is
 # never held up by a network that delivers its lines in one heap.
 RATE_MARGIN: Final = 1.25
@@ -166,6 +174,8 @@ class Member:
     session: bytes = b""  # the latest, and where it was: whom to tell after a restart
     host: str = ""
     port: int = 0
+    first: int = 0  # line of the room that it may read: what was said before is not for it
+    bucket: protocol.Bucket | None = None  # of its lines, while it is here
 
 
 class StoredLog(Log):
@@ -254,6 +264,7 @@ class Store:
             created INTEGER NOT NULL, latest BLOB NOT NULL) WITHOUT ROWID;
         """,
         "CREATE INDEX owners ON instances (name COLLATE NOCASE, since);",
+        "ALTER TABLE instances ADD COLUMN first INTEGER NOT NULL DEFAULT 0;",
     )
 
     def __init__(
@@ -275,6 +286,8 @@ class Store:
                 self._take_lock()
             self._file = self._open(path, patience)
             self._version()  # before anything is changed
+            # Of a new file: the longest line has to fit into a page, or it takes another one.
+            self._file.execute("PRAGMA page_size = 8192")
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._prepare(random_bytes)
@@ -346,8 +359,8 @@ class Store:
         return found
 
     def member(self, key: bytes) -> Member | None:
-        """The instance with that key, if it is still remembered."""
-        return next(self._members("key = ?", key), None)
+        """The instance with that key, if it is still remembered; as this turn has changed it."""
+        return self.changed_members.get(key) or next(self._members("key = ?", key), None)
 
     def lost_guest(self, name: str) -> Member | None:
         """The last to have had that name, if it is a guest who was written out."""
@@ -362,7 +375,7 @@ class Store:
         return list(self._members("state = ?", State.PRESENT.value))
 
     def _members(self, condition: str, value: bytes | str) -> Iterator[Member]:
-        columns = "key, name, account, lines, state, since, session, host, port"
+        columns = "key, name, account, lines, state, since, session, host, port, first"
         query = f"SELECT {columns} FROM instances WHERE {condition}"
         for key, name, account, lines, state, *rest in self._query(query, value):
             inbox = self.log(account or key)
@@ -424,7 +437,7 @@ class Store:
             for each in logs:
                 self._write_log(each)
             self._file.executemany(
-                "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_row(member) for member in members],
             )
             for account in self.changed_accounts.values():
@@ -486,16 +499,22 @@ class Store:
         logs that nobody owns any more. Whether there are more of these."""
         owners = "SELECT key FROM instances UNION SELECT id FROM accounts UNION SELECT ?"
         orphans = f"SELECT log FROM logs WHERE log NOT IN ({owners}) LIMIT {ORPHANS_AT_ONCE}"
+        newest = "SELECT key FROM instances ORDER BY state = ?, account = ?, since DESC LIMIT ?"
+        deletion = "DELETE FROM instances WHERE state != ? AND "
+        present, order = State.PRESENT.value, (State.LEFT.value, GUEST.id, INSTANCES)
         with self._transaction():
-            newest = "SELECT key FROM instances ORDER BY state = ?, account = ?, since DESC LIMIT ?"
-            old = f"since < ? OR key NOT IN ({newest})"
-            deletion = f"DELETE FROM instances WHERE state != ? AND ({old})"
-            values = (State.PRESENT.value, before, State.LEFT.value, GUEST.id, INSTANCES)
-            self._file.execute(deletion, values)
-            for table in ("lines", "logs"):  # in this order
-                deletion = f"DELETE FROM {table} WHERE log IN ({orphans})"
-                dropped = self._file.execute(deletion, (ROOM_KEY,)).rowcount
-        return dropped == ORPHANS_AT_ONCE
+            self._file.execute(f"{deletion} since < ?", (present, before))
+            ((count,),) = self._file.execute("SELECT count(*) FROM instances").fetchall()
+            if count > INSTANCES:
+                self._file.execute(f"{deletion} key NOT IN ({newest})", (present, *order))
+            logs = [key for (key,) in self._file.execute(orphans, (ROOM_KEY,))]
+            theirs = f"log IN ({', '.join('?' * len(logs))})"
+            lines = f"SELECT log, number FROM lines WHERE {theirs} LIMIT {ORPHANED_AT_ONCE}"
+            deletion = f"DELETE FROM lines WHERE (log, number) IN ({lines})"
+            dropped = self._file.execute(deletion, logs).rowcount
+            if dropped < ORPHANED_AT_ONCE:
+                self._file.execute(f"DELETE FROM logs WHERE {theirs}", logs)
+        return dropped == ORPHANED_AT_ONCE or len(logs) == ORPHANS_AT_ONCE
 
     def hold(self) -> None:
         """Lets nobody else write until ``commit`` or its failure: what is read is still so then."""
@@ -523,7 +542,7 @@ class Store:
 
 def _row(m: Member) -> tuple[object, ...]:
     state = m.state.value
-    return m.key, m.name, m.lines, state, m.since, m.session, m.host, m.port, m.account
+    return m.key, m.name, m.lines, state, m.since, m.session, m.host, m.port, m.account, m.first
 
 
 # ---------------------------------------------------------------------------------------- room
@@ -663,8 +682,10 @@ class Room:
         return self._roster
 
     def history_start(self) -> int:
-        """Where a newcomer begins to read: the newest public lines."""
-        return self._public[0] if self._public else self.log.next
+        """Where a newcomer begins to read: the newest public lines, unless too many have come and
+        gone between them."""
+        first = self._public[0] if self._public else self.log.next
+        return max(first, self.log.next - HISTORY_LINES)
 
     def forget(self, before: int) -> bool:
         """The instances that have been away since that Unix time, and what was theirs; whether
@@ -742,10 +763,11 @@ class Door:
         what = f"{period} {address} ".encode() + hello.identity
         return hashlib.blake2b(what, key=self._secret, digest_size=16).digest()
 
-    def repeated(self, join: protocol.Join, address: Address) -> bytes | None:
+    def repeated(self, join: protocol.Join, address: Address, now: float) -> bytes | None:
         """The challenge that this JOIN, perhaps with another cookie, was answered with."""
         knock = self._knocks.get((address, join.nonce))
-        return knock.challenge if knock and knock.join.identity == join.identity else None
+        is_its = knock and knock.join.identity == join.identity and knock.expires > now
+        return knock.challenge if knock and is_its else None
 
     def challenge(
         self, join: protocol.Join, account: Account, address: Address, now: float
@@ -956,7 +978,6 @@ class Session:
     theirs: protocol.Keys
     member: Member
     channel: protocol.Channel
-    bucket: protocol.Bucket
     prove: bytes  # the hash of the datagram that opened it, which is answered again with this
     welcome: bytes
     logs: dict[LogId, Log]  # that its member reads
@@ -1048,6 +1069,7 @@ class Server:
         self._room = Room(store, options.history)
         self._door = Door(timing, random_bytes)
         self._brake = Brake(timing)
+        self._challenges: OrderedDict[str, protocol.Bucket] = OrderedDict()  # by network
         self._room_key = random_bytes(32)
         self._blocks = protocol.RoomBlocks(self._room_key)
         self._sessions: dict[bytes, Session] = {}
@@ -1085,7 +1107,7 @@ class Server:
         wait, and comes from an address that has returned a cookie."""
         record = protocol.parse_handshake_untrusted(data)
         match record:
-            case protocol.Join() if challenge := self._door.repeated(record, address):
+            case protocol.Join() if challenge := self._door.repeated(record, address, now):
                 self._replies.append((challenge, address))
             case protocol.Join() if self._door.has_good_cookie(record, address, now):
                 self._handshakes.put(Arrived(record, data, address))
@@ -1161,11 +1183,13 @@ class Server:
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
-            self._forget_at = now + self._forget(self._room.forget, unix - INSTANCE_MEMORY)
+            self._forget_at = now + self._forget(
+                self._room.forget, unix - INSTANCE_MEMORY, FORGET_EVERY
+            )
         if now >= self._prune_at:
             keep_days = self._options.keep_days
             before = unix - keep_days * DAY if keep_days else 0
-            self._prune_at = now + self._forget(self._room.prune, before)
+            self._prune_at = now + self._forget(self._room.prune, before, PRUNE_EVERY)
             self._end_overtaken()
         for session in self._alarms.due(now):
             self._look_after(session, now)
@@ -1188,10 +1212,12 @@ class Server:
             session = queue.popleft()
             if not session.has_lines:
                 continue
-            if (ready_at := session.bucket.ready_at()) > now:
+            bucket = session.member.bucket
+            assert bucket  # since the session was opened
+            if (ready_at := bucket.ready_at()) > now:
                 self._alarms.at_latest(session, ready_at)
                 continue
-            session.bucket.take(now)
+            bucket.take(now)
             number, raw = session.channel.readers[LogId.LINES].take()
             for notice in self._room.handle(session.member, number, raw):
                 session.logs[LogId.NOTICES].append(notice)
@@ -1206,6 +1232,7 @@ class Server:
     def _linger(self, session: Session, now: float) -> None:
         """Its member has left, and may ask for a while whether that is known."""
         session.ends_at = now + self._timing.linger
+        session.channel.readers[LogId.LINES] = protocol.Reader(session.member.lines, 0)
         self._alarms.at_latest(session, session.ends_at)
         self._lingering[session.id] = session
         if len(self._lingering) > LINGERING:
@@ -1280,13 +1307,13 @@ class Server:
         self._remind_at = inf if is_over else min(now + self._remind_pause, over_at)
         self._remind_pause *= 2
 
-    def _forget(self, forget: Callable[[int], bool], before: int) -> float:
+    def _forget(self, forget: Callable[[int], bool], before: int, every: float) -> float:
         """Some of what is from before that Unix time; returns in how many seconds to go on."""
         try:
-            return PRUNE_PAUSE if forget(before) else FORGET_EVERY
+            return PRUNE_PAUSE if forget(before) else every
         except StoreError as error:
             log.warning("%s: what is old stays in it for now", error)
-            return FORGET_EVERY
+            return every
 
     def _end_overtaken(self) -> None:
         """Who has not read what was pruned can only come back to what there still is."""
@@ -1375,14 +1402,34 @@ class Server:
         self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, limit)
 
     def _join(self, join: protocol.Join, address: Address, now: float) -> None:
-        if challenge := self._door.repeated(join, address):  # the one before it was the same
+        if challenge := self._door.repeated(join, address, now):  # the one before it was the same
             self._replies.append((challenge, address))
             return
+        if not (self._is_holders(join.username, address) or self._may_knock(address, now)):
+            return  # the client repeats its JOIN
         account = self._account(join.username)
         self._check_brake(join, account, address, now)
         self._work -= POWER_COST
         challenge = self._door.challenge(join, account, address, now)
         self._replies.append((challenge, address))
+
+    def _is_holders(self, name: str, address: Address) -> bool:
+        """Whether that is where the member of that name is."""
+        holder = self._room.members.get(fold(name))
+        return holder is not None and (holder.host, holder.port) == address[:2]
+
+    def _may_knock(self, address: Address, now: float) -> bool:
+        """Whether another challenge is due to the network: who comes and goes all the time fills
+        everybody's screen, and the oldest challenges make way."""
+        network, rate = network_of(address[0]), CHALLENGES_RATE if self._options.rate else 0
+        bucket = self._challenges.setdefault(network, protocol.Bucket(rate, CHALLENGES_BURST))
+        self._challenges.move_to_end(network)
+        if len(self._challenges) > NETWORKS:
+            self._challenges.popitem(last=False)
+        if bucket.ready_at() > now:
+            return False
+        bucket.take(now)
+        return True
 
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
@@ -1402,8 +1449,7 @@ class Server:
     def _brake_key(self, name: str, address: Address) -> tuple[str, str]:
         """What the brake counts by: the name and the network."""
         host, port = address[:2]
-        holder = self._room.members.get(fold(name))
-        is_holders = holder is not None and (holder.host, holder.port) == (host, port)
+        is_holders = self._is_holders(name, address)
         return fold(name), f"{host} port {port}" if is_holders else network_of(host)
 
     def _prove_untrusted(
@@ -1482,18 +1528,24 @@ class Server:
             return member, "this client has left the room"
         if account.is_guest and holder and not self._is_deserted(holder, knock.address, now):
             raise protocol.Objection(nonce, Refusal.IN_USE, f"the name {holder.name} is in use")
-        if not holder and len(self._room.members) >= self._options.max_users:
+        if not holder and len(self._room.members) >= self._places(account):
             words = f"the room is full ({self._options.max_users} members)"
             raise protocol.Objection(nonce, Refusal.FULL, words)
         if account.is_guest and holder:
             self._room.leave(holder, State.WRITTEN_OUT, "replaced")
         return member, None
 
+    def _places(self, account: Account) -> int:
+        """Guests cannot fill the room for those who have an account."""
+        places = self._options.max_users
+        is_reserved = account.is_guest or self._options.members_only
+        return places if is_reserved else places + ceil(places / 10)
+
     def _is_deserted(self, holder: Member, address: Address, now: float) -> bool:
         """Whether the holder of a name that somebody at ``address`` wants is gone: if that was its
         own socket address, its program has ended, unless it still answers. So a client that
         crashed can come back under its name. Raises Undecided until that is known."""
-        if (holder.host, holder.port) != address[:2]:
+        if not self._is_holders(holder.name, address):
             return False
         session = self._sessions.get(holder.session)
         if session is None:
@@ -1522,10 +1574,11 @@ class Server:
         writes = {LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0}
         channel = protocol.Channel(self._timing, now, {LogId.LINES: terms.lines}, writes)
         burst = terms.rate * protocol.BURST_SECONDS * BURST_MARGIN
-        bucket = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
+        # Or who joins again could begin with a new burst.
+        member.bucket = member.bucket or protocol.Bucket(terms.rate * RATE_MARGIN, burst)
         logs = {LogId.ROOM: self._room.log, LogId.INBOX: member.inbox, LogId.NOTICES: Log()}
         session = Session(
-            *(knock.session, knock.address, keys.server, keys.client, member, channel, bucket),
+            *(knock.session, knock.address, keys.server, keys.client, member, channel),
             *(_hash(proof.prove_bytes), welcome, logs),
         )
         member.session, (member.host, member.port) = session.id, knock.address[:2]
@@ -1553,13 +1606,16 @@ class Server:
         copy of the file), are void: their owner begins like a newcomer."""
         room, inbox = self._room.log, member.inbox
         is_known = bool(member.session)  # it has been here before
+        start = self._room.history_start()
+        if not is_known:
+            member.first = start
         is_valid = is_known and resume.log_id == self._store.log_id
         is_valid = is_valid and resume.room <= room.next and resume.inbox <= inbox.next
         return protocol.Terms(
             log_id=self._store.log_id,
             known=is_known,
             lines=member.lines,
-            room=max(resume.room if is_valid else self._room.history_start(), room.oldest),
+            room=max(resume.room if is_valid else start, member.first, room.oldest),
             inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
             history_end=room.next,
             kept_end=inbox.next,

@@ -137,6 +137,7 @@ Session packets (big-endian)
     type 1 (=1) | session 8 | number 8 | echo 8 | held 2 | flags 1 | cursors 3 x 4 | tag 16 | parts
     part:  log 1 | first line's number 4 | length 2 | sealed lines, joined by newline
 
+There is one part of a log at most, with no more lines than its window (see below) has.
 ``number`` counts a sender's packets from 1 in each session; some may be left out, and none is used
 twice. ``echo`` is the highest number it has received (0: none), and ``held`` says for how many
 milliseconds it has known it (65,535: longer than it can say), so that the other side can measure
@@ -215,6 +216,9 @@ INITIAL_WINDOW: Final = 10  # datagrams: RFC 9002 §7.2
 # packets to tell sooner.
 MINIMUM_WINDOW: Final = PACKET_THRESHOLD + 1
 MAXIMUM_WINDOW: Final = 256  # a fifth of a megabyte on its way to one member is plenty
+# Packets that leave at once, or one acknowledgement could cost as much as a whole window, and one
+# member the time of all the others (RFC 9002 §7.7).
+AT_ONCE: Final = 32
 
 _UNANSWERED: Final = 4 * MAXIMUM_WINDOW  # packets: of a peer that never echoes, the latest
 
@@ -227,6 +231,7 @@ class Timing:
 
     first_timeout: float = 1.0  # RFC 6298 §2.1
     max_timeout: float = 8.0  # of a retransmission, backed off
+    pacing: float = 0.005  # between two times that AT_ONCE packets leave
     ack_delay: float = 0.2  # how long an acknowledgement waits for company
     ack_allowance: float = 0.3  # what a timeout adds for the other side's ack_delay
     keepalive: float = 20.0  # RFC 8085 §3.5: not more often than every 15 s
@@ -1041,15 +1046,16 @@ def open_packet_untrusted(data: bytes, keys: Keys, room: RoomBlocks) -> Packet:
             text = room.open(first, text)
         else:
             text = _xor_keystream(text, keys.seal, _NONCE.pack(number, log, first))
+        count = text.count(b"\n") + 1
+        if count > WINDOW_LINES[log] or first + count > _MAX_END:
+            raise BadPacket("more lines than a window has, or than a cursor can count")
         parts.append(Part(log, first, tuple(text.split(b"\n"))))
-        if parts[-1].end > _MAX_END:
-            raise BadPacket("more lines than a cursor can count")
     return Packet(number, echo, held, flags == _PLEASE_ANSWER, tuple(cursors), tuple(parts))
 
 
 def _split_parts_untrusted(body: bytes) -> list[tuple[LogId, int, bytes]]:
     """(log, first line's number, the part with its header) of each part."""
-    parts = []
+    parts: list[tuple[LogId, int, bytes]] = []
     while body:
         if len(body) < _PART_HEADER.size:
             raise BadPacket("a part without a header")
@@ -1057,6 +1063,8 @@ def _split_parts_untrusted(body: bytes) -> list[tuple[LogId, int, bytes]]:
         end = _PART_HEADER.size + length
         if log not in WINDOW_LINES or not 0 < length <= len(body) - _PART_HEADER.size:
             raise BadPacket("a part of an unknown log or of a wrong length")
+        if log in (each for each, _, _ in parts):  # or one packet could cost as much as a hundred
+            raise BadPacket("two parts of one log")
         parts.append((LogId(log), first, body[:end]))
         body = body[end:]
     return parts
@@ -1293,6 +1301,7 @@ class Channel:
         self._lost_echo = inf  # the echo that tells that it is lost
         self._probe_at = now + keepalive
         self._ack_at = inf
+        self._go_on_at = inf  # with a burst that has not ended
         self._unacknowledged = dict.fromkeys(self.readers, 0)  # lines
         self._unacknowledged_packets = 0
 
@@ -1425,13 +1434,19 @@ class Channel:
             for log, writer in self.writers.items()
             if writer.next < logs[log].end or log in lost
         ]
-        packets = []
+        packets: list[Packet] = []
+        burst = 0 if now < self._go_on_at < inf and not is_late else AT_ONCE
         try:
-            while waiting and (parts := self._pack(now, logs, waiting, lost)):
+            while (
+                waiting and len(packets) < burst and (parts := self._pack(now, logs, waiting, lost))
+            ):
                 packets.append(self._packet(now, parts, self._is_narrow_and_full()))
         except BaseException:  # a log that cannot be read now: what has departed is on its way
             self._watch_oldest()
             raise
+        if burst:
+            is_cut = waiting and len(packets) == burst
+            self._go_on_at = now + self._timing.pacing if is_cut else inf
         if is_late:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
                 packets.append(self._packet(now, packets[0].parts))
@@ -1454,7 +1469,7 @@ class Channel:
 
     def deadline(self) -> float:
         """When ``packets`` will next have something, if nothing is received or written before."""
-        return min(self._ack_at, self._probe_at, self._late_at)
+        return min(self._ack_at, self._probe_at, self._late_at, self._go_on_at)
 
     def _watch_oldest(self) -> None:
         """When the oldest packet on its way is late (RFC 6298 §5: its timeout is restarted by

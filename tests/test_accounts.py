@@ -22,6 +22,7 @@ from chatserver import (
     FAILURES_OF_NAME,
     FAILURES_OF_NETWORK,
     FORGET_EVERY,
+    PRUNE_EVERY,
     Account,
     Member,
     Store,
@@ -934,8 +935,8 @@ class KeptTest(AccountsTest):
             newer = w.client("alice", "phone", knows())
             newer.say("DM bob #3", "DM nobody #4")
             self.assertTrue(w.network.run(9, lambda: newer.client.has_joined))
-            session_of(w, "alice").bucket = protocol.Bucket(0.01, 1)
-            session_of(w, "alice").bucket.take(w.network.now)
+            bucket = session_of(w, "alice").member.bucket = protocol.Bucket(0.01, 1)
+            bucket.take(w.network.now)
             w.run(5)
             self.assertEqual(
                 newer.client.undelivered(),
@@ -1132,7 +1133,7 @@ class OperatorTest(AccountsTest):
             bob.say("#public", "DM alice #private")
             w.run(1)
             w.server.epoch += 365 * 24 * 3600
-            w.run(FORGET_EVERY)
+            w.run(PRUNE_EVERY)
             alice = w.join("alice", credentials=knows())
             w.run(1)
             self.assertEqual(kept(alice), ["bob -> you: #private"])

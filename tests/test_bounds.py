@@ -12,9 +12,9 @@ import protocol
 from chatserver import (
     FAILURES_OF_BOTH,
     FAILURES_OF_NETWORK,
-    FORGET_EVERY,
     LOG_BURST,
     LOG_PAUSE,
+    PRUNE_EVERY,
     PRUNE_PAUSE,
     ROOM_KEY,
     Brake,
@@ -135,7 +135,7 @@ class FileTest(unittest.TestCase):
             ):
                 alice, bob = w.joined("alice", "bob")
                 alice.say(*(f"#{number}" for number in range(25)))
-                w.run(FORGET_EVERY + 9 * PRUNE_PAUSE)
+                w.run(PRUNE_EVERY + 9 * PRUNE_PAUSE)
                 self.assertEqual(talk(bob), [f"alice: #{number}" for number in range(25)])
                 oldest, end = w.server.store.bounds(ROOM_KEY)
                 self.assertEqual((oldest, end), (17, 27))

@@ -20,6 +20,7 @@ from chatserver import (
     HANDSHAKES_PER_TURN,
     ORPHANS_AT_ONCE,
     PACKET_COST,
+    PRUNE_EVERY,
     PRUNED_AT_ONCE,
     ROOM_KEY,
     UNREAD_NOTICES,
@@ -434,7 +435,7 @@ class PruningTest(unittest.TestCase):
                 w.run(1)
                 w.server.epoch += days * DAY
             w.server.epoch += 31 * DAY
-            w.run(FORGET_EVERY)
+            w.run(PRUNE_EVERY)
             self.assertEqual(w.server.server._room.log.oldest, w.server.server._room.log.end)
 
     def test_what_nobody_owns_is_gone_soon_though_little_by_little(self) -> None:
@@ -453,7 +454,7 @@ class PruningTest(unittest.TestCase):
             log = w.server.server._room.log
             self.assertEqual(log.oldest, 0)
             w.server.epoch += 31 * DAY
-            w.network.run(FORGET_EVERY - 1)
+            w.network.run(PRUNE_EVERY - 1)
             sizes = []
             while log.oldest < log.end:
                 before = log.oldest
@@ -479,7 +480,7 @@ class PruningTest(unittest.TestCase):
             w.run(5)
             w.server.epoch += 31 * DAY
             alice.say("#new")
-            w.run(FORGET_EVERY)
+            w.run(PRUNE_EVERY)
             w.network.unplugged = set()
             w.run(15)
             told = bob.texts()
@@ -502,7 +503,7 @@ class PruningTest(unittest.TestCase):
             w.run(1)
             w.server.epoch += 31 * DAY
             alice.say("#new")
-            w.run(FORGET_EVERY + 60)
+            w.run(PRUNE_EVERY + 60)
             self.assertEqual(public_lines(bob), ["alice: #new"])
             self.assertIn("* bob left (fell behind)", alice.texts())
             self.assertEqual(alice.texts()[-1], "* bob joined")
@@ -620,7 +621,7 @@ class PresenceTest(unittest.TestCase):
                 bob.say(*(f"#{n}" for n in range(60)))
                 w.run(10)
                 w.server.epoch += days * DAY
-                w.run(FORGET_EVERY)
+                w.run(PRUNE_EVERY)
                 w.network.unplugged = set()
                 w.run(15)
                 texts = [f"#{n}" for n in range(first, 60)]
