@@ -10,8 +10,11 @@ from unittest import mock
 
 import protocol
 from chatserver import (
+    CHALLENGES_BURST,
+    CHALLENGES_RATE,
     FAILURES_OF_BOTH,
     FAILURES_OF_NETWORK,
+    FORGET_EVERY,
     LOG_BURST,
     LOG_PAUSE,
     PRUNE_EVERY,
@@ -19,11 +22,25 @@ from chatserver import (
     ROOM_KEY,
     Brake,
     Sparing,
+    State,
     StoreError,
 )
-from protocol import GROUP, TIMING, Cookie, Gone, Hello, Join, LogId, Prove, format_handshake
+from protocol import (
+    AT_ONCE,
+    GROUP,
+    TIMING,
+    Cookie,
+    Gone,
+    Hello,
+    Join,
+    LogId,
+    Prove,
+    format_handshake,
+)
+from tests.network import HEALTHY, Faults
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
-from tests.room import OPTIONS, ClientEnd, replies, session_of, world
+from tests.room import EPOCH, OPTIONS, ClientEnd, World, replies, session_of, world
+from tests.test_accounts import add, knows
 
 PUBLIC: Final = GROUP.pad(GROUP.power(12345))
 
@@ -71,8 +88,196 @@ class DoorTest(unittest.TestCase):
             challenges = {data for data, _ in server._replies}
             self.assertEqual((len(server._replies), len(challenges)), (3, 1))
 
+    def challenges(self, w: World, host: str, name: str, count: int) -> int:
+        """How many of so many JOINs from there, all of them with good cookies, are answered."""
+        server, now, address = w.server.server, w.network.now, (host, 7890)
+        before = len(server._replies)
+        for number in range(count):
+            hello = Hello(protocol.VERSION, name, number.to_bytes(16, "big"), PUBLIC)
+            cookie = server._door.cookie(hello, address, now).cookie
+            join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
+            server.receive_untrusted(format_handshake(join), address, now)
+            server.handle(now, 0)
+        return len(server._replies) - before
+
+    def test_a_network_gets_so_many_challenges_and_then_a_few_each_second(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            self.assertEqual(self.challenges(w, "lan", "mallory", 80), CHALLENGES_BURST)
+            self.assertEqual(self.challenges(w, "lan", "alice", 1), 0)
+            self.assertEqual(self.challenges(w, "elsewhere", "bob", 1), 1)
+            self.assertEqual(self.challenges(w, "alice", "alice", 80), 80)  # she may come back
+            w.server.server._replies.clear()
+            w.run(3)
+            self.assertEqual(self.challenges(w, "lan", "alice", 9), 3 * CHALLENGES_RATE)
+            del alice
+
+    def test_without_a_rate_there_is_no_such_limit(self) -> None:
+        with world(options=replace(OPTIONS, rate=0)) as w:
+            self.assertEqual(self.challenges(w, "lan", "mallory", 80), 80)
+
+    def test_networks_that_are_remembered_are_bounded_and_the_longest_quiet_make_way(self) -> None:
+        with world() as w, mock.patch("chatserver.NETWORKS", 3):
+            for number, host in enumerate(("one", "two", "three", "one", "four")):
+                self.challenges(w, host, f"mallory{number}", 1)
+            self.assertEqual(list(w.server.server._challenges), ["three", "one", "four"])
+
+    def test_who_is_too_fast_gets_in_a_little_later(self) -> None:
+        with world() as w, mock.patch("chatserver.CHALLENGES_BURST", 2):
+            ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(8)]
+            w.run(1)
+            self.assertLess(sum(end.client.has_joined for end in ends), 6)
+            w.run(20)
+            self.assertTrue(all(end.client.has_joined for end in ends))
+
+    def test_guests_do_not_fill_the_room_for_who_has_an_account(self) -> None:
+        for members_only in (False, True):
+            options = replace(OPTIONS, max_users=2, members_only=members_only)
+            with self.subTest(members_only=members_only), world(options=options) as w:
+                names = ["anna", "bert", "cora", "dora"]
+                add(w, *names)
+                if not members_only:
+                    w.joined("guest1", "guest2")
+                ends = [w.client(name, credentials=knows()) for name in names]
+                w.run(5)
+                has_joined = [end.client.has_joined for end in ends].count(True)
+                self.assertEqual(has_joined, 2 if members_only else 1)
+
+
+class TurnTest(unittest.TestCase):
+    """What comes in one turn is as if it had come in several."""
+
+    def held_proof(self, w: World, end: ClientEnd) -> bytes:
+        """The PROVE of an end that joins, which does not arrive."""
+        before = len(w.network.sent)
+        sent = w.network.sent
+        w.network.run(w.network.now + 5, lambda: any(b"CHALLENGE" in d.data for d in sent[before:]))
+        w.network.faults = Faults(drop=1.0)
+        w.run(0.1)
+        w.network.faults = HEALTHY
+        (proof,) = (d.data for d in sent[before:] if b'"PROVE"' in d.data)
+        end.is_up = False
+        return proof
+
+    def turn(self, w: World, **proofs: bytes) -> None:
+        server, now = w.server.server, w.network.now
+        for host, proof in proofs.items():
+            server.receive_untrusted(proof, (host, 7890), now)
+        server.handle(now, EPOCH)
+        server.commit()
+
+    def test_who_comes_back_in_the_turn_that_writes_it_out_is_in(self) -> None:
+        with world() as w:
+            alice, _ = w.joined("alice", "bob")
+            w.run(1)
+            room, session = w.server.server._room, session_of(w, "alice")
+            w.network.at(w.network.now, "alice", lambda: alice.client._join_again(w.network.now))
+            proof = self.held_proof(w, alice)
+            room.leave(session.member, State.WRITTEN_OUT, "timed out")
+            w.server.server._end(session)
+            self.turn(w, alice=proof)
+            self.assertEqual(set(room.members), {"alice", "bob"})
+            self.assertIs(session_of(w, "alice").member, room.members["alice"])
+            lines = [line.split(b" ", 1)[1] for line in room.log.lines]
+            self.assertEqual(lines[-2:], [b"alice EX timed out", b"alice HI"])
+
+    def test_one_client_does_not_get_in_under_two_names(self) -> None:
+        with world() as w:
+            proofs = {}
+            for name in ("alice", "bob"):
+                end = w.client(name)
+                end.client._instance = b"the same for two"
+                proofs[name] = self.held_proof(w, end)
+            self.turn(w, **proofs)
+            self.assertEqual(list(w.server.server._room.members), ["alice"])
+            (refusal,) = [d for d, _ in w.server.server._replies if b"REFUSED" in d]
+            self.assertIn(b"this client is alice's", refusal)
+
+
+class RateTest(unittest.TestCase):
+    def test_joining_again_brings_no_new_burst(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            alice.client._delivery.bucket = protocol.Bucket(0, 0)
+            alice.say(*(f"#{number}" for number in range(200)))
+            for _ in range(4):
+                w.run(1)
+                alice.client._join_again(w.network.now)
+                alice.client._delivery.bucket = protocol.Bucket(0, 0)
+            self.assertAlmostEqual(len(talk(bob)), 60 + 4 * 12.5, delta=4)
+
+    def test_one_acknowledgement_brings_a_burst_and_the_rest_comes_in_its_time(self) -> None:
+        channel = protocol.Channel(TIMING, 0.0, {LogId.LINES: 0}, {LogId.ROOM: 0})
+        channel.window.size = protocol.MAXIMUM_WINDOW
+        logs = {LogId.ROOM: protocol.Log(0, [b"x" * 1000] * 100)}
+        self.assertEqual(len(channel.packets(1.0, logs)), AT_ONCE)
+        self.assertEqual(channel.packets(1.0, logs), [])
+        self.assertEqual(channel.deadline(), 1.0 + TIMING.pacing)
+        self.assertEqual(len(channel.packets(channel.deadline(), logs)), AT_ONCE)
+        self.assertEqual(len(channel.packets(channel.deadline(), logs)), AT_ONCE)
+        self.assertEqual(len(channel.packets(channel.deadline(), logs)), 100 - 3 * AT_ONCE)
+        self.assertEqual(channel.deadline(), 1.0 + TIMING.first_timeout)
+
+    def test_what_is_late_does_not_wait_for_the_rest_of_a_burst(self) -> None:
+        timing = replace(TIMING, pacing=30.0)
+        channel = protocol.Channel(timing, 0.0, {LogId.LINES: 0}, {LogId.ROOM: 0})
+        channel.window.size = protocol.MAXIMUM_WINDOW
+        logs = {LogId.ROOM: protocol.Log(0, [b"x" * 1000] * 100)}
+        channel.packets(0.0, logs)
+        (part,) = channel.packets(TIMING.first_timeout, logs)[0].parts
+        self.assertEqual(part.first, 0)
+
+
+class HistoryTest(unittest.TestCase):
+    def test_what_was_said_before_is_not_for_who_joins_twice_either(self) -> None:
+        for is_restarted in (False, True):
+            with (
+                self.subTest(is_restarted=is_restarted),
+                world(options=replace(OPTIONS, history=2)) as w,
+            ):
+                (alice,) = w.joined("alice")
+                alice.say(*(f"#{number}" for number in range(5)))
+                w.run(3)
+                bob = w.join("bob")
+                w.run(1)
+                if is_restarted:
+                    w.server.kill()
+                    w.server.start()
+                assert bob.client._session
+                bob.client._session.channel.readers[LogId.ROOM].cursor = 0
+                bob.client._join_again(w.network.now)
+                w.run(5)
+                texts = [text.rpartition(": ")[2] for text in talk(bob)]
+                self.assertEqual(texts, ["#3", "#4", "#3", "#4"])
+
+    def test_however_many_have_come_and_gone_a_newcomer_is_not_sent_them_all(self) -> None:
+        with world() as w, mock.patch("chatserver.HISTORY_LINES", 50):
+            (alice,) = w.joined("alice")
+            alice.say("#old")
+            w.run(1)
+            log = w.server.server._room.log
+            for number in range(100):
+                log.stage(b"1600000000 guest%d HI" % number)
+            w.server.store.commit()
+            bob = w.join("bob")
+            w.run(1)
+            assert bob.client._session
+            self.assertEqual(session_of(w, "bob").member.first, log.end - 1 - 50)
+            self.assertEqual(talk(bob), [])
+
 
 class TablesTest(unittest.TestCase):
+    def test_who_has_left_leaves_no_early_lines(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            alice.leave()
+            w.run(1)
+            (session,) = w.server.server._sessions.values()
+            reader = session.channel.readers[LogId.LINES]
+            self.assertEqual(reader.cursor, session.member.lines)
+            early = protocol.Part(LogId.LINES, reader.cursor, (b"PM x",) * 9)
+            self.assertEqual(reader.hold(early), 0)
+
     def test_of_sessions_that_have_ended_the_oldest_make_way(self) -> None:
         with world() as w, mock.patch("chatserver.LINGERING", 3):
             names = [f"guest{number}" for number in range(6)]
@@ -125,6 +330,36 @@ class TablesTest(unittest.TestCase):
 
 
 class FileTest(unittest.TestCase):
+    def test_a_line_takes_no_more_than_its_length_though_it_is_the_longest(self) -> None:
+        with world() as w:
+            log = w.server.store.log(b"inbox")
+            for _ in range(500):
+                log.stage(b"x" * protocol.MAX_LINE)
+            w.server.store.commit()
+            ((pages,),) = w.server.store._query("PRAGMA page_count")
+            ((size,),) = w.server.store._query("PRAGMA page_size")
+            self.assertLess(pages * size, 1.3 * 500 * protocol.MAX_LINE)
+
+    def test_instances_are_counted_each_minute(self) -> None:
+        with world() as w, mock.patch("chatserver.INSTANCES", 3):
+            for number in range(8):
+                w.join(f"guest{number}").leave()
+            w.run(FORGET_EVERY)
+            self.assertEqual(w.server.store._query("SELECT count(*) FROM instances"), [(3,)])
+
+    def test_what_nobody_owns_is_forgotten_so_many_lines_at_a_time(self) -> None:
+        with world() as w, mock.patch("chatserver.ORPHANED_AT_ONCE", 100):
+            store = w.server.store
+            for key in (b"one", b"two"):
+                for _ in range(150):
+                    store.log(key).stage(b"psst")
+            store.commit()
+            left = []
+            while store.forget(0):
+                left.append(store._query("SELECT count(*) FROM lines")[0][0])
+            self.assertEqual(left, [200, 100, 0])
+            self.assertEqual(store._query("SELECT * FROM logs"), [])
+
     def test_the_oldest_lines_of_the_room_make_way(self) -> None:
         for keep_days in (0, 30):
             with (

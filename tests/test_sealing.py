@@ -538,6 +538,8 @@ class SessionPackets(unittest.TestCase):
                 keys, header_of(1), part(0, 0, b""), part(0, 1, b"x")
             ),
             "part longer than the packet": datagram(keys, header_of(1), part(0, 2, b"x")),
+            "two parts of a log": datagram(keys, header_of(1), part(0, 1, b"x"), part(0, 1, b"x")),
+            "more lines than a window": datagram(keys, header_of(1), part(0, 129, b"\n" * 129)),
             "part without a header": datagram(keys, header_of(1), part(0, 1, b"x"), b"123456"),
             "datagram too long": datagram(keys, header_of(1), part(0, 1140, b"x" * 1140)),
         }
