@@ -1,0 +1,680 @@
+"""What strangers, and members who pretend to be others, cannot do: come in with what they have
+recorded or forged, end or move what is not theirs, or make the server send more than they sent, or
+to somebody else. In virtual time, and with the real programs on real sockets."""
+
+from __future__ import annotations
+
+import json
+import unittest
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from sqlite3 import connect
+from typing import Final, TypeAlias
+
+import protocol
+from chatserver import ROOM_KEY, Address
+from protocol import (
+    MAX_DATAGRAM,
+    SESSION_PACKET,
+    VERSION,
+    Challenge,
+    Cookie,
+    Gone,
+    Hello,
+    Join,
+    Keys,
+    LogId,
+    Packet,
+    Part,
+    Prove,
+    Refusal,
+    Refused,
+    RoomBlocks,
+    Welcome,
+    format_handshake,
+    parse_handshake_untrusted,
+)
+from tests.network import Datagram
+from tests.room import (
+    EPOCH,
+    SERVER,
+    ClientEnd,
+    Deaf,
+    World,
+    address_of,
+    replies,
+    session_of,
+    world,
+)
+from tests.test_accounts import AccountsTest, add, knows, registers
+from tests.test_fuzz import mutated
+from tests.test_roaming import intercepted
+
+Dump: TypeAlias = dict[str, list[tuple[object, ...]]]
+
+STRANGER: Final = "stranger"
+NONCE: Final = b"n" * 16
+PUBLIC: Final = protocol.GROUP.pad(protocol.GROUP.power(12345))
+UNKNOWN: Final = b"unknown!"  # no session's id
+HIGH: Final = 2**40  # a number, and so of the newest packet
+LONGEST_REPLY: Final = 320  # to a handshake packet of an address that is not proven
+
+
+# ---------------------------------------------------------------------- what strangers can make
+
+
+def hello(name: str = "mallory", version: int = VERSION, nonce: bytes = NONCE) -> Hello:
+    return Hello(version, name, nonce, PUBLIC)
+
+
+def join(cookie: bytes, it: Hello | None = None) -> Join:
+    it = it or hello()
+    return Join(it.version, it.username, it.nonce, it.public, cookie)
+
+
+def shortest_handshakes() -> Iterator[bytes]:
+    """The shortest packet of each type, and those that are refused and shorter still."""
+    for kind in ("HELLO", "JOIN"):
+        yield json.dumps({"type": kind, "nonce": NONCE.hex()}, separators=(",", ":")).encode()
+    for name in ("", "m"):
+        yield format_handshake(hello(name))
+        yield format_handshake(join(b"", hello(name)))
+    for record in (
+        Cookie(NONCE, b""),
+        Challenge(NONCE, UNKNOWN, PUBLIC, b"", 0),
+        Prove(NONCE, UNKNOWN, b"p" * 32, b""),
+        Welcome(NONCE, UNKNOWN, b"p" * 32, b""),
+        Refused(NONCE, "", ""),
+        Gone(UNKNOWN),
+    ):
+        yield format_handshake(record)
+
+
+def handshakes_of_all_lengths(most: int = MAX_DATAGRAM + 1) -> Iterator[bytes]:
+    """Each of these, and ``most`` bytes at most. They differ in their nonces, or it would be one
+    packet repeated."""
+    for shortest in shortest_handshakes():
+        for length in range(len(shortest), most + 1):
+            nonce = length.to_bytes(16, "big")
+            yield shortest.replace(NONCE.hex().encode(), nonce.hex().encode()).ljust(length)
+
+
+def session_packets_of_all_lengths(session: bytes) -> Iterator[bytes]:
+    """From none to more than are allowed, with a tag that does not fit."""
+    start = bytes([SESSION_PACKET]) + session
+    for length in range(MAX_DATAGRAM + 2):
+        yield start.ljust(length, b"\1")[:length]
+
+
+def refused_names() -> Iterator[bytes]:
+    """Names that are longer in the words of a refusal than where they came from."""
+    for letter in ("\N{SMILE}", "\U000e0020", "é", '"', "\\", "\0", " "):
+        for count in (1, 39, 40, 41, 100):
+            fields = json.loads(format_handshake(hello())) | {"username": letter * count}
+            yield json.dumps(fields, ensure_ascii=False).encode()
+
+
+def naming(host: str, port: int) -> Iterator[bytes]:
+    """Packets whose content names an address."""
+    nonce = f"{host}:{port}".encode()[:16].ljust(16)
+    for name in (host, f"{host}.{port}", f"{host}:{port}"):
+        for record in (hello(name), hello(name, 9), hello(name, nonce=nonce)):
+            for packet in (record, join(b"c" * 16, record)):
+                fields = json.loads(format_handshake(packet))
+                more = {"host": host, "port": port, "address": [host, port], "to": nonce.hex()}
+                yield json.dumps(fields | more).encode()
+
+
+def shapes(session: bytes, keys: Keys, blocks: RoomBlocks, first: int) -> Iterator[bytes]:
+    """Well sealed packets of a member, from the shortest on, each the newest so far."""
+    lines = Part(LogId.LINES, 0, (b"WHO",) * 3)
+    for number, (asks, parts) in enumerate(
+        ((False, ()), (True, ()), (False, (lines,)), (True, (lines,) * 3)), first
+    ):
+        packet = Packet(number, 0, 0, asks, (0, 0, 0), parts)
+        yield protocol.seal_packet(packet, session, keys, blocks)
+
+
+def forged(session: bytes, keys: Keys, blocks: RoomBlocks) -> Iterator[bytes]:
+    """Packets under a session's id, sealed with whatever keys their sender has. Which line the
+    server waits for it does not know, and so it writes as many as fit into the window."""
+    register = "REGISTER", "00" * 16, "600000", "00" * 255 + "02"
+    for line in ("EX", "PM forged", "WHO"):
+        lines = (line.encode(),) * protocol.WINDOW_LINES[LogId.LINES]
+        packet = Packet(HIGH, 0, 0, True, (0, 0, 0), (Part(LogId.LINES, 0, lines),))
+        yield protocol.seal_packet(packet, session, keys, blocks)
+    for number in range(8):
+        part = Part(LogId.LINES, number, (" ".join(register).encode(),))
+        packet = Packet(HIGH, 0, 0, True, (0, 0, 0), (part,))
+        yield protocol.seal_packet(packet, session, keys, blocks)
+
+
+def under(session: bytes, data: bytes) -> bytes:
+    """A session packet with that session's id in place of its own."""
+    return data[:1] + session + data[1 + len(session) :]
+
+
+def in_many_orders(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """As they were, backwards, and shuffled."""
+    it = list(dict.fromkeys(datagrams))
+    yield it
+    yield it[::-1]
+    yield Random(1).sample(it, len(it))
+
+
+# ------------------------------------------------------------------------------ what can be seen
+
+
+def dump(path: Path) -> Dump:
+    """Everything in a room file that somebody who comes in, leaves, or says something changes."""
+    with closing(connect(path)) as file:
+        return {
+            "instances": file.execute("SELECT * FROM instances ORDER BY key").fetchall(),
+            "accounts": file.execute("SELECT * FROM accounts ORDER BY folded").fetchall(),
+            "room": file.execute("SELECT * FROM lines WHERE log = ?", (ROOM_KEY,)).fetchall(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A room, and what its members have been shown."""
+
+    stored: Dump
+    sessions: dict[bytes, Address]
+    shown: dict[str, list[str]]
+
+
+def clients(w: World) -> list[ClientEnd]:
+    """Those who are in."""
+    ends = w.network.ends.values()
+    return [end for end in ends if isinstance(end, ClientEnd) and not end.has_ended]
+
+
+def said(end: ClientEnd) -> list[str]:
+    """What others have said, as it was shown to that one."""
+    return [text for text in end.texts() if not text.startswith("* ")]
+
+
+def picture(w: World) -> Picture:
+    sessions = {id: session.address for id, session in w.server.server._sessions.items()}
+    return Picture(dump(w.server.path), sessions, {c.host: c.texts() for c in clients(w)})
+
+
+def deliver(w: World, target: str, source: str, data: bytes) -> None:
+    """Hands over a datagram, at once."""
+    for end in (target, source):
+        w.network.ends.setdefault(end, Deaf())
+    receive = partial(w.network.ends[target].receive, data, source, w.network.now)
+    w.network.at(w.network.now, target, receive)
+    w.run(0)
+
+
+def sent_by_server(w: World, data: bytes, source: str = STRANGER) -> list[tuple[bytes, Address]]:
+    """What the server sends in a turn that a datagram brings about, and where to."""
+    server, now = w.server.server, w.network.now
+    server.receive_untrusted(data, address_of(source), now)
+    server.handle(now, EPOCH)
+    server.commit()
+    return list(server.datagrams(now))
+
+
+class InVirtualTime(AccountsTest):
+    def assert_talk(self, w: World, patience: float = 3) -> None:
+        """What each member says reaches each other one once."""
+        ends = clients(w)
+        before = [len(said(end)) for end in ends]
+        for end in ends:
+            end.say(f"#{end.host} is still here", f"DM {end.client.username} #{end.host}")
+        w.run(patience)
+        for end, count in zip(ends, before):
+            others = [f"{e.client.username}: #{e.host} is still here" for e in ends if e is not end]
+            note = f"{end.client.username} -> you: #{end.host}"
+            self.assertEqual(sorted(said(end)[count:]), sorted([*others, note]))
+
+    def reply(
+        self, w: World, record: protocol.Handshake, source: str = STRANGER
+    ) -> protocol.Handshake:
+        (data,) = replies(w, format_handshake(record), source)
+        return parse_handshake_untrusted(data)
+
+    def cookie(self, w: World, it: Hello | None = None) -> bytes:
+        reply = self.reply(w, it or hello())
+        assert isinstance(reply, Cookie)
+        return reply.cookie
+
+
+# ------------------------------------------------------------------------------------ handshakes
+
+
+class HandshakeTest(InVirtualTime):
+    def test_another_version_is_refused_by_name(self) -> None:
+        with world() as w:
+            refused = self.reply(w, hello(version=VERSION + 1))
+            assert isinstance(refused, Refused)
+            self.assertEqual((refused.code, refused.nonce), ("version", NONCE))
+
+    def test_a_cookie_is_good_for_what_asked_for_it_and_from_there_only(self) -> None:
+        with world() as w:
+            cookie = self.cookie(w)
+            good = join(cookie)
+            for other, source in (
+                (good, "elsewhere"),
+                (good, f"{STRANGER} port 7891"),
+                (replace(good, username="other"), STRANGER),
+                (replace(good, nonce=b"m" * 16), STRANGER),
+                (replace(good, public=protocol.GROUP.pad(5)), STRANGER),
+                (replace(good, cookie=bytes(16)), STRANGER),
+                (replace(good, cookie=b""), STRANGER),
+            ):
+                reply = self.reply(w, other, source)
+                assert isinstance(reply, Cookie)
+                self.assertEqual(reply.nonce, other.nonce)
+                self.assertNotEqual(reply.cookie, other.cookie)
+            self.assertIsInstance(self.reply(w, good), Challenge)
+
+    def test_a_cookie_is_good_for_half_of_its_life_at_least_and_never_longer(self) -> None:
+        life = protocol.TIMING.cookie_life
+        for age in (0.0, 0.3 * life, 0.49 * life):  # of the server's secret of that time
+            with self.subTest(age=age), world() as w:
+                w.run(age)
+                young, old = hello(nonce=b"y" * 16), hello(nonce=b"o" * 16)
+                joins = [join(self.cookie(w, each), each) for each in (young, old)]
+                w.run(life / 2)
+                self.assertIsInstance(self.reply(w, joins[0]), Challenge)
+                w.run(life / 2 + 1)
+                reply = self.reply(w, joins[1])
+                assert isinstance(reply, Cookie)
+                self.assertNotEqual(reply.cookie, joins[1].cookie)
+                self.assertIsInstance(self.reply(w, join(reply.cookie, old)), Challenge)
+
+    def test_a_cookie_of_an_earlier_server_is_none(self) -> None:
+        with world() as w:
+            cookie = self.cookie(w)
+            w.server.kill()
+            w.server.start()
+            self.assertIsInstance(self.reply(w, join(cookie)), Cookie)
+
+    def test_a_repeated_join_gets_the_same_challenge_and_elsewhere_a_cookie(self) -> None:
+        with world() as w:
+            data = format_handshake(join(self.cookie(w)))
+            challenge = replies(w, data)
+            for _ in range(3):
+                (elsewhere,) = replies(w, data, "elsewhere")
+                self.assertIsInstance(parse_handshake_untrusted(elsewhere), Cookie)
+                self.assertLessEqual(len(elsewhere), len(data))
+                self.assertEqual(replies(w, data), challenge)
+            self.assertEqual(w.server.server._sessions, {})
+
+    def test_the_first_wrong_proof_uses_the_challenge_up(self) -> None:
+        with world() as w:
+            challenge = self.reply(w, join(self.cookie(w)))
+            assert isinstance(challenge, Challenge)
+            prove = Prove(NONCE, challenge.session, b"p" * 32, b"sealed")
+            self.assertEqual(replies(w, format_handshake(prove)), [])
+            self.assertIsInstance(self.reply(w, prove), Gone)
+
+    def test_a_challenge_is_good_for_its_proof_its_address_and_its_time_only(self) -> None:
+        with world() as w:
+            challenge = self.reply(w, join(self.cookie(w)))
+            assert isinstance(challenge, Challenge)
+            right = Prove(NONCE, challenge.session, b"p" * 32, b"sealed")
+            self.assertIsInstance(self.reply(w, replace(right, session=UNKNOWN)), Gone)
+            self.assertIsInstance(self.reply(w, right, "elsewhere"), Gone)
+            w.run(31)
+            self.assertIsInstance(self.reply(w, right), Gone)
+
+    def test_a_repeated_proof_gets_the_same_welcome_and_elsewhere_nothing_of_use(self) -> None:
+        with world() as w:
+            w.joined("alice", "bob")
+            w.run(1)
+            handshakes = [d for d in w.network.sent if d.data[:1] == b"{"]
+            (prove,) = {d.data for d in handshakes if d.source == "alice" and b'"PROVE"' in d.data}
+            (welcome,) = {
+                d.data for d in handshakes if d.target == "alice" and b'"WELCOME"' in d.data
+            }
+            before = picture(w)
+            for _ in range(3):
+                (elsewhere,) = replies(w, prove, "elsewhere")
+                self.assertIsInstance(parse_handshake_untrusted(elsewhere), Gone)
+                self.assertLessEqual(len(elsewhere), len(prove))
+                again = sent_by_server(w, prove, "alice")
+                self.assertEqual(again, [(welcome, address_of("alice"))])
+            self.assertEqual(picture(w), before)
+            self.assert_talk(w)
+
+
+# --------------------------------------------------------------------------------------- forgery
+
+
+class ForgeryTest(InVirtualTime):
+    def test_a_packet_sealed_with_other_keys_is_not_even_answered(self) -> None:
+        """Whoever sees the wire knows a session's id and its member's address, and a member knows
+        the room's key."""
+        with world() as w:
+            _, mallory, _ = w.joined("alice", "mallory", "bob")
+            w.run(1)
+            own = mallory.client._session
+            assert own
+            before, victim = picture(w), session_of(w, "alice").id
+            guesses = Keys(bytes(32), bytes(32)), own.keys.client, own.keys.server, own.keys.prove
+            for keys in guesses:
+                for data in forged(victim, keys, own.blocks):
+                    for source in ("alice", "mallory", STRANGER):
+                        self.assertEqual(sent_by_server(w, data, source), [])
+            self.assertEqual(picture(w), before)
+            self.assert_talk(w)
+
+    def test_a_members_own_goodbye_under_anothers_session_id_removes_neither(self) -> None:
+        with world() as w:
+            _, mallory, _ = w.joined("alice", "mallory", "bob")
+            w.run(1)
+            before, victim = picture(w), session_of(w, "alice").id
+            for line in ("#lost", "EX"):
+                mallory.is_up = True
+                for data in intercepted(w, mallory, line):
+                    for source in ("alice", "mallory", STRANGER):
+                        self.assertEqual(sent_by_server(w, under(victim, data), source), [])
+                mallory.is_up = False
+            self.assertEqual(picture(w), before)
+            w.network.ends["mallory"] = Deaf()
+            self.assert_talk(w)
+
+    def test_what_a_member_forges_in_the_rooms_name_is_not_shown_to_others(self) -> None:
+        """It has the room's key, in which the lines are sealed for everybody."""
+        with world() as w:
+            mallory, *_ = w.joined("mallory", "bob", "alice")
+            w.run(1)
+            own = mallory.client._session
+            assert own
+            before = picture(w)
+            bobs = session_of(w, "bob")
+            first = bobs.channel.writers[LogId.ROOM].cursor
+            for line in (b"1 alice EX", b"1 alice PM #forged"):
+                room = Part(LogId.ROOM, first, (line,))
+                notices = Part(LogId.NOTICES, 0, (b"1 * OUT forged",) * 8)
+                packet = Packet(HIGH, 0, 0, True, (0, 0, 0), (room, notices))
+                for keys in (own.keys.server, own.keys.client):
+                    data = protocol.seal_packet(packet, bobs.id, keys, own.blocks)
+                    deliver(w, "bob", SERVER, data)
+            w.run(1)
+            self.assertEqual(picture(w), before)
+            self.assert_talk(w)
+
+    def test_refusals_of_requests_that_nobody_has_made_are_not_even_shown(self) -> None:
+        with world() as w:
+            w.joined("alice", "bob")
+            carol = w.client("carol")
+            carol.receive(format_handshake(Refused(NONCE, "in-use", "forged")), SERVER, 0.0)
+            w.run(5)
+            self.assertTrue(carol.client.has_joined)
+            for nonce in {d.data for d in w.network.sent if b'"HELLO"' in d.data}:
+                refused = Refused(bytes.fromhex(json.loads(nonce)["nonce"]), "in-use", "forged")
+                for end in clients(w):
+                    deliver(w, end.host, SERVER, format_handshake(refused))
+            self.assertNotIn("forged", " ".join(line for c in clients(w) for line in c.texts()))
+            self.assert_talk(w)
+
+    def test_a_refusal_of_the_very_request_ends_no_session(self) -> None:
+        """Who can see the wire brings the request about, with a hint, and answers it before the
+        server can."""
+        for kind in (b'"HELLO"', b'"JOIN"', b'"PROVE"'):
+            with self.subTest(kind), world() as w:
+                alice, bob = w.joined("alice", "bob")
+                w.run(1)
+                session, before = session_of(w, "alice").id, len(bob.texts())
+                for code in Refusal:
+                    self.refuse(w, alice, kind, code)
+                    if kind != b'"PROVE"':  # to which the server's answer is a new session
+                        self.assertEqual(session_of(w, "alice").id, session)
+                    self.assert_talk(w, protocol.TIMING.keepalive + 10)
+                    self.assertIsNone(alice.client.failure)
+                self.assertFalse([t for t in bob.texts()[before:] if t.startswith("* alice")])
+
+    def refuse(self, w: World, end: ClientEnd, kind: bytes, code: Refusal) -> None:
+        """Makes an end join again, and refuses that once it has sent such a request."""
+        start = len(w.network.sent)
+        deliver(w, end.host, SERVER, format_handshake(Gone(session_of(w, end.host).id)))
+        self.assertTrue(w.network.run(w.network.now + 5, partial(has_sent, w, kind, start)))
+        assert end.client._attempt
+        refused = Refused(end.client._attempt.nonce, code.value, "forged")
+        deliver(w, end.host, SERVER, format_handshake(refused))
+        self.assertIn("* not let in again (forged): still trying", end.texts())
+
+    def test_hints_cost_little_and_end_nothing(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            limit = 1 + 2 / protocol.TIMING.hint_pause  # in two seconds
+            for is_right, least, most in ((False, 0, 0), (True, 1, limit)):
+                before = len(w.network.sent)
+                for _ in range(20):
+                    session = session_of(w, "alice").id if is_right else UNKNOWN
+                    alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
+                    w.run(0.1)
+                sent = w.network.sent[before:]
+                handshakes = sum(b'"HELLO"' in d.data for d in sent)
+                self.assertTrue(least <= handshakes <= most, handshakes)
+            self.assert_talk(w)
+            self.assertNotIn("left", " ".join(bob.texts()))
+
+
+def has_sent(w: World, word: bytes, start: int) -> bool:
+    return any(word in datagram.data for datagram in w.network.sent[start:])
+
+
+# ---------------------------------------------------------------------------------------- replay
+
+
+class ReplayTest(InVirtualTime):
+    """Everything that was ever sent comes again, in several orders: to the server from every
+    address that somebody had and from a stranger's, and to every member."""
+
+    def conversation(self, w: World) -> list[bytes]:
+        """Lets guests and an account say everything that can be said; who sees the wire has this.
+        Alice, bob and dora are in at its end."""
+        add(w, "dora")
+        alice, bob, carol = w.joined("alice", "bob", "carol")
+        dora = w.join("dora", credentials=knows())
+        alice.say("#one", "DM bob #psst", "WHO", "DM nobody #psst")
+        bob.say("#two", "DM dora #psst")
+        dora.say("#three", "DM dora #note")
+        carol.say("#four")
+        w.run(2)
+        carol.leave()
+        w.run(2)
+        return [datagram.data for datagram in w.network.sent]
+
+    def replay(self, w: World, record: list[bytes]) -> None:
+        addresses = sorted({*w.network.ends, STRANGER} - {SERVER})
+        for datagrams in in_many_orders(record):
+            for data in datagrams:
+                for source in addresses:
+                    deliver(w, SERVER, source, data)
+                for end in clients(w):
+                    deliver(w, end.host, SERVER, data)
+            w.run(1)
+
+    def assert_no_effect(self, w: World, record: list[bytes]) -> None:
+        before = picture(w)
+        self.replay(w, record)
+        self.assertEqual(picture(w), before)
+        self.assert_talk(w)
+
+    def test_to_the_same_server(self) -> None:
+        with world() as w:
+            self.assert_no_effect(w, self.conversation(w))
+
+    def test_after_a_member_has_left(self) -> None:
+        """Its session still answers for a while, and later its cookie is still good."""
+        for seconds in (1, protocol.TIMING.linger + 1):
+            with self.subTest(seconds=seconds), world() as w:
+                self.conversation(w)
+                alice = clients(w)[0]
+                alice.leave()
+                w.run(seconds)
+                self.assertTrue(alice.has_ended)
+                self.assert_no_effect(w, [d.data for d in w.network.sent])
+
+    def test_where_somebody_else_has_the_name_now(self) -> None:
+        for host in ("alice", "elsewhere"):  # also at the same address
+            with self.subTest(host=host), world() as w:
+                record = self.conversation(w)
+                clients(w)[0].leave()
+                w.run(1)
+                w.join("alice", host)
+                w.run(1)
+                self.assert_no_effect(w, record)
+
+    def test_after_a_member_has_moved(self) -> None:
+        with world() as w:
+            record = self.conversation(w)
+            alice = clients(w)[0]
+            w.move(alice, "cafe")
+            alice.say("#moved")
+            w.run(2)
+            self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
+            self.assert_no_effect(w, record)
+
+    def test_to_a_server_that_was_restarted(self) -> None:
+        with world() as w:
+            record = self.conversation(w)
+            w.server.kill()
+            w.server.start()
+            w.run(3)
+            self.assert_no_effect(w, record)
+
+    def test_to_a_server_that_awaits_its_members_after_a_restart(self) -> None:
+        with world() as w:
+            record = self.conversation(w)
+            before, heard = picture(w), [said(end) for end in clients(w)]
+            w.server.kill()
+            w.network.unplugged = {end.host for end in clients(w)}
+            w.server.start()
+            self.replay(w, record)
+            self.assertEqual(picture(w).sessions, {})
+            self.assertEqual(picture(w).stored, before.stored)
+            w.network.unplugged = set()
+            w.run(30)
+            self.assertEqual(picture(w).stored["room"], before.stored["room"])
+            self.assertEqual([said(end) for end in clients(w)], heard)
+            self.assert_talk(w)
+
+    def test_of_a_login_whose_password_was_changed_since(self) -> None:
+        for stays in (True, False):
+            with self.subTest(stays=stays), world() as w:
+                self.conversation(w)
+                changer = w.join("dora", "desk", registers(b"new", old=b"correct horse"))
+                w.run(2)
+                if not stays:
+                    changer.leave()
+                    w.run(2)
+                self.assert_no_effect(w, [d.data for d in w.network.sent])
+
+
+# --------------------------------------------------------------------------------- amplification
+
+
+class AmplificationTest(InVirtualTime):
+    def record(self, w: World) -> list[Datagram]:
+        """What passes when some are in, and some are turned away."""
+        alice, _ = w.joined("alice", "bob")
+        alice.say("#one", "DM bob #two", "WHO")
+        w.client("alice", "thief")
+        w.run(3)
+        return list(w.network.sent)
+
+    def assert_small_and_to_its_sender(
+        self, w: World, corpus: Iterable[bytes], *types: type[protocol.Handshake]
+    ) -> None:
+        """Answers to a stranger are no longer than what they answer; these are all of them."""
+        answered: set[type[protocol.Handshake]] = set()
+        for data in corpus:
+            sent = sent_by_server(w, data)
+            self.assertLessEqual(sum(len(reply) for reply, _ in sent), len(data), (data, sent))
+            self.assertLessEqual({target for _, target in sent}, {address_of(STRANGER)}, data)
+            answered |= {type(parse_handshake_untrusted(reply)) for reply, _ in sent}
+        self.assertEqual(answered, set(types))
+
+    def test_handshake_packets_of_every_type_and_length(self) -> None:
+        with world() as w:
+            corpus = handshakes_of_all_lengths()
+            self.assert_small_and_to_its_sender(w, corpus, Cookie, Refused, Gone)
+
+    def test_session_packets_of_every_length(self) -> None:
+        with world() as w:
+            w.joined("alice")
+            w.run(1)
+            alices = session_of(w, "alice").id
+            self.assert_small_and_to_its_sender(w, session_packets_of_all_lengths(UNKNOWN), Gone)
+            self.assert_small_and_to_its_sender(w, session_packets_of_all_lengths(alices))
+
+    def test_what_was_recorded_and_what_becomes_of_it(self) -> None:
+        with world() as w:
+            record = [datagram.data for datagram in self.record(w)]
+            self.assert_small_and_to_its_sender(w, record, Cookie, Gone)
+            corpus = (data for _, data in zip(range(5000), mutated(Random(1), record)))
+            self.assert_small_and_to_its_sender(w, corpus, Cookie, Refused, Gone)
+
+    def test_what_was_recorded_before_a_restart(self) -> None:
+        with world() as w:
+            record = [datagram.data for datagram in self.record(w)]
+            w.server.kill()
+            w.network.unplugged = {"alice", "bob"}
+            w.server.start()
+            w.run(0)
+            self.assert_small_and_to_its_sender(w, record, Cookie, Gone)
+
+    def test_names_that_grow_when_they_are_refused(self) -> None:
+        with world() as w:
+            self.assert_small_and_to_its_sender(w, refused_names(), Refused)
+
+    def test_addresses_in_a_packets_content(self) -> None:
+        with world() as w:
+            w.joined("victim")
+            w.run(1)
+            for host, port in (address_of("victim"), ("127.0.0.1", 7890)):
+                self.assert_small_and_to_its_sender(w, naming(host, port), Cookie, Refused)
+
+    def test_a_member_who_seems_to_have_moved(self) -> None:
+        """Whatever its newest packet is: there goes one packet, and it is as short as any."""
+        with world() as w:
+            (mallory,) = w.joined("mallory")
+            w.run(1)
+            own = mallory.client._session
+            assert own
+            for data in shapes(own.id, own.keys.client, own.blocks, 1000):
+                sent = [reply for reply in sent_by_server(w, data) if reply[1] != ("mallory", 7890)]
+                self.assertEqual([target for _, target in sent], [address_of(STRANGER)])
+                self.assertLessEqual(len(sent[0][0]), len(data))
+                w.run(10)
+
+    def test_a_server_that_starts_tells_only_those_who_were_in(self) -> None:
+        """Not who has only asked to come in, nor where a member only seemed to be."""
+        with world() as w:
+            alice, _ = w.joined("alice", "bob")
+            w.run(1)
+            self.reply(w, hello(), "asks")
+            challenge = self.reply(w, join(self.cookie(w)))
+            assert isinstance(challenge, Challenge)
+            replies(w, format_handshake(Prove(NONCE, challenge.session, b"p" * 32, b"")))
+            for data in intercepted(w, alice, "#one"):
+                self.assertEqual(len(replies(w, data, "seems")), 1)
+            for data in {d.data for d in w.network.sent}:
+                replies(w, data, "replays")
+            w.client("bob", "thief")
+            w.run(3)
+            w.server.kill()
+            w.network.unplugged = {"alice", "bob"}
+            before = len(w.network.sent)
+            w.server.start()
+            w.run(protocol.TIMING.server_silence + 10)
+            gones = {d.target for d in w.network.sent[before:] if d.source == SERVER}
+            self.assertEqual(gones, {"alice", "bob"})
+
+
+if __name__ == "__main__":
+    unittest.main()
