@@ -5,15 +5,20 @@ to somebody else. In virtual time, and with the real programs on real sockets.""
 from __future__ import annotations
 
 import json
+import os
+import select
+import socket
+import time
 import unittest
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from sqlite3 import connect
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import protocol
 from chatserver import ROOM_KEY, Address
@@ -38,7 +43,18 @@ from protocol import (
     format_handshake,
     parse_handshake_untrusted,
 )
+from tests.crowd import Member
 from tests.network import Datagram
+from tests.programs import (
+    LOCALHOST,
+    PATIENCE,
+    POLL,
+    Program,
+    free_port,
+    udp_socket,
+    wait_until,
+)
+from tests.relay import Relay
 from tests.room import (
     EPOCH,
     SERVER,
@@ -51,6 +67,9 @@ from tests.room import (
     world,
 )
 from tests.test_accounts import AccountsTest, add, knows, registers
+from tests.test_accounts_end_to_end import CHEAP, PASSWORD, is_handshake
+from tests.test_accounts_end_to_end import AccountsTest as AccountProgramsTest
+from tests.test_end_to_end import direct, passages, public
 from tests.test_fuzz import mutated
 from tests.test_roaming import intercepted
 
@@ -61,7 +80,7 @@ NONCE: Final = b"n" * 16
 PUBLIC: Final = protocol.GROUP.pad(protocol.GROUP.power(12345))
 UNKNOWN: Final = b"unknown!"  # no session's id
 HIGH: Final = 2**40  # a number, and so of the newest packet
-LONGEST_REPLY: Final = 320  # to a handshake packet of an address that is not proven
+AT_ONCE: Final = 32  # datagrams to a real socket, whose queue has its end
 
 
 # ---------------------------------------------------------------------- what strangers can make
@@ -94,13 +113,11 @@ def shortest_handshakes() -> Iterator[bytes]:
         yield format_handshake(record)
 
 
-def handshakes_of_all_lengths(most: int = MAX_DATAGRAM + 1) -> Iterator[bytes]:
-    """Each of these, and ``most`` bytes at most. They differ in their nonces, or it would be one
-    packet repeated."""
+def handshakes_of_all_lengths(more: int = MAX_DATAGRAM) -> Iterator[bytes]:
+    """Each of these, and up to so many bytes ``more``."""
     for shortest in shortest_handshakes():
-        for length in range(len(shortest), most + 1):
-            nonce = length.to_bytes(16, "big")
-            yield shortest.replace(NONCE.hex().encode(), nonce.hex().encode()).ljust(length)
+        for length in range(len(shortest), min(len(shortest) + more, MAX_DATAGRAM + 1) + 1):
+            yield shortest.ljust(length)
 
 
 def session_packets_of_all_lengths(session: bytes) -> Iterator[bytes]:
@@ -113,8 +130,8 @@ def session_packets_of_all_lengths(session: bytes) -> Iterator[bytes]:
 def refused_names() -> Iterator[bytes]:
     """Names that are longer in the words of a refusal than where they came from."""
     for letter in ("\N{SMILE}", "\U000e0020", "é", '"', "\\", "\0", " "):
-        for count in (1, 39, 40, 41, 100):
-            fields = json.loads(format_handshake(hello())) | {"username": letter * count}
+        for length in (1, 39, 40, 41, 100):
+            fields = json.loads(format_handshake(hello())) | {"username": letter * length}
             yield json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -130,8 +147,9 @@ def naming(host: str, port: int) -> Iterator[bytes]:
 
 
 def shapes(session: bytes, keys: Keys, blocks: RoomBlocks, first: int) -> Iterator[bytes]:
-    """Well sealed packets of a member, from the shortest on, each the newest so far."""
-    lines = Part(LogId.LINES, 0, (b"WHO",) * 3)
+    """Well sealed packets of a member, from the shortest on, each the newest so far. Their lines
+    are far beyond the server's cursor, and so it takes none of them."""
+    lines = Part(LogId.LINES, protocol.WINDOW_LINES[LogId.LINES], (b"WHO",) * 3)
     for number, (asks, parts) in enumerate(
         ((False, ()), (True, ()), (False, (lines,)), (True, (lines,) * 3)), first
     ):
@@ -226,14 +244,14 @@ class InVirtualTime(AccountsTest):
     def assert_talk(self, w: World, patience: float = 3) -> None:
         """What each member says reaches each other one once."""
         ends = clients(w)
-        before = [len(said(end)) for end in ends]
+        starts = [len(said(end)) for end in ends]
         for end in ends:
             end.say(f"#{end.host} is still here", f"DM {end.client.username} #{end.host}")
         w.run(patience)
-        for end, count in zip(ends, before):
+        for end, start in zip(ends, starts):
             others = [f"{e.client.username}: #{e.host} is still here" for e in ends if e is not end]
             note = f"{end.client.username} -> you: #{end.host}"
-            self.assertEqual(sorted(said(end)[count:]), sorted([*others, note]))
+            self.assertEqual(sorted(said(end)[start:]), sorted([*others, note]))
 
     def reply(
         self, w: World, record: protocol.Handshake, source: str = STRANGER
@@ -616,7 +634,7 @@ class AmplificationTest(InVirtualTime):
         with world() as w:
             record = [datagram.data for datagram in self.record(w)]
             self.assert_small_and_to_its_sender(w, record, Cookie, Gone)
-            corpus = (data for _, data in zip(range(5000), mutated(Random(1), record)))
+            corpus = islice(mutated(Random(1), record), 5000)
             self.assert_small_and_to_its_sender(w, corpus, Cookie, Refused, Gone)
 
     def test_what_was_recorded_before_a_restart(self) -> None:
@@ -674,6 +692,429 @@ class AmplificationTest(InVirtualTime):
             w.run(protocol.TIMING.server_silence + 10)
             gones = {d.target for d in w.network.sent[before:] if d.source == SERVER}
             self.assertEqual(gones, {"alice", "bob"})
+
+
+# ------------------------------------------------------------------------------ the real programs
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A datagram of a client, or for it."""
+
+    client: Any  # its address
+    is_to_server: bool
+    data: bytes
+
+
+class Wire(Relay):
+    """A good network with somebody on it who records everything, and speaks in anybody's place."""
+
+    def __init__(self, server_port: int) -> None:
+        super().__init__(server_port, seed=1, drop=0.0, double=0.0, delays=(0.0, 0.0))
+        self.record: list[Passed] = []
+        self.refuses: tuple[bytes, str] | None = None  # such a request, with that code
+
+    def _carry(self, data: bytes, out: socket.socket, target: Any) -> None:
+        is_to_server = target is None
+        client = target or next(c for c, each in self._upstream.items() if each is out)
+        self.record.append(Passed(client, is_to_server, data))
+        if is_to_server and self.refuses and self.refuses[0] in data:
+            nonce, code = bytes.fromhex(json.loads(data)["nonce"]), self.refuses[1]
+            self.to_client(client, format_handshake(Refused(nonce, code, f"forged {code}")))
+        else:
+            super()._carry(data, out, target)
+
+    def to_server(self, client: Any, data: bytes) -> None:
+        """As if it were the client's."""
+        self._upstream[client].send(data)
+
+    def to_client(self, client: Any, data: bytes) -> None:
+        """As if it were the server's."""
+        self._front.sendto(data, client)
+
+    @property
+    def clients(self) -> list[Any]:
+        """The addresses of all who have ever been."""
+        return list(self._upstream)
+
+    def client(self, name: str) -> Any:
+        """The address of whoever wanted to join under that name last."""
+        mark = f'"username":"{name}"'.encode()
+        return next(each.client for each in reversed(list(self.record)) if mark in each.data)
+
+    def session(self, name: str) -> bytes:
+        """The id under which that member has sent its last packet."""
+        client = self.client(name)
+        packets = (
+            each.data
+            for each in reversed(list(self.record))
+            if (each.client, each.is_to_server) == (client, True) and not is_handshake(each.data)
+        )
+        return protocol.session_of_untrusted(next(packets))
+
+    def handshakes_to(self, *clients: Any) -> list[bytes]:
+        """Those that the server has sent there."""
+        sent = (each for each in list(self.record) if not each.is_to_server)
+        return [each.data for each in sent if each.client in clients and is_handshake(each.data)]
+
+
+class Outsider:
+    """A real address, from which anything is sent."""
+
+    def __init__(self, server_port: int) -> None:
+        self.udp = udp_socket(LOCALHOST, server_port)
+        self.udp.settimeout(PATIENCE)
+
+    def tell(self, *datagrams: bytes) -> list[bytes]:
+        """What has come back once the server has seen to all of these, and to whatever came from
+        this host before. A HELLO that is answered shows that: such packets wait in a queue."""
+        for data in datagrams:
+            self.udp.send(data)
+        last = hello(nonce=os.urandom(16))
+        self.udp.send(format_handshake(last))
+        replies: list[bytes] = []
+        while True:
+            reply = self.udp.recv(2048)
+            if last.nonce.hex().encode() in reply:
+                return replies
+            replies.append(reply)
+
+    def ask(self, record: protocol.Handshake) -> protocol.Handshake:
+        (reply,) = self.tell(format_handshake(record))
+        return parse_handshake_untrusted(reply)
+
+
+def batches(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
+    it = iter(datagrams)
+    while batch := list(islice(it, AT_ONCE)):
+        yield batch
+
+
+def arrived(udp: socket.socket) -> Iterator[bytes]:
+    """What is there already."""
+    with suppress(BlockingIOError):
+        while True:
+            yield udp.recv(2048)
+
+
+def drive(member: Member, is_enough: Callable[[list[bytes]], bool]) -> None:
+    """Lets a member of this process do what it has to, until it has heard enough of the room."""
+    heard: list[bytes] = []
+    deadline = time.monotonic() + PATIENCE
+    while not is_enough(heard):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"in vain for {member.name}, who has heard {heard}")
+        for data in member.datagrams(time.monotonic()):
+            member.udp.send(data)
+        select.select([member.udp], [], [], POLL)
+        for data in arrived(member.udp):
+            heard += member.receive(data, time.monotonic())
+
+
+class StrangersTest(AccountProgramsTest):
+    """A server, a wire to it, and somebody else."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.have("dora")
+        self.server = self.start_server(port=free_port())
+        self.wire = self.enterContext(Wire(self.server.port))
+        self.stranger = self.outsider()
+        self._count = count()
+
+    def outsider(self) -> Outsider:
+        outsider = Outsider(self.server.port)
+        self.addCleanup(outsider.udp.close)
+        return outsider
+
+    def restart_server(self) -> None:
+        self.kill(self.server)
+        self.server = self.start_server(port=self.server.port)
+
+    def member(self, name: str) -> Member:
+        """One in this process, whose keys are known and who says what it likes."""
+        member = Member(name, self.server.port, 0)
+        self.addCleanup(member.udp.close)
+        drive(member, lambda heard: member.has_joined and bool(heard))
+        return member
+
+    def talk(self, clients: Mapping[str, Program]) -> dict[str, list[str]]:
+        """Each says something that the others are waited for to show; all that each was shown."""
+        shown: dict[str, list[str]] = {name: [] for name in clients}
+        for name, client in clients.items():
+            text = f"still here {next(self._count)}"
+            client.type(text)
+            for other in clients.keys() - {name}:
+                clients[other].wait_for(*public(name, text))
+                shown[other] += public(name, text)
+        return shown
+
+
+class RealReplayTest(StrangersTest):
+    def conversation(self) -> dict[str, Program]:
+        """Some join, say everything that can be said, and one of them leaves."""
+        names = ("alice", "bob", "carol")
+        clients = dict(zip(names, self.join(self.wire.port, *names)))
+        clients["dora"] = self.log_in("dora", self.wire.port)
+        alice, bob, carol, dora = clients.values()
+        alice.type("one", "DM bob psst", "DM dora psst", "WHO", "DM nobody psst")
+        bob.wait_for(*public("alice", "one"), *direct("alice", "psst"))
+        dora.wait_for(*public("alice", "one"), *direct("alice", "psst"))
+        alice.wait_for("* here: alice, bob, carol, dora")
+        self.talk(clients)
+        carol.type("EX")
+        self.end(clients.pop("carol"))
+        for client in clients.values():
+            client.wait_for("[HH:MM] * carol left")
+        return clients
+
+    def recorded(self) -> list[bytes]:
+        return [passed.data for passed in list(self.wire.record)]
+
+    def replay(self, record: list[bytes]) -> None:
+        """Everything, to everybody, in everybody's place."""
+        for datagrams in in_many_orders(record):
+            for batch in batches(datagrams):
+                for client in self.wire.clients:
+                    for data in batch:
+                        self.wire.to_server(client, data)
+                        self.wire.to_client(client, data)
+                replies = self.stranger.tell(*batch)
+                self.assertLessEqual(len(b"".join(replies)), len(b"".join(batch)))
+                types = {type(parse_handshake_untrusted(reply)) for reply in replies}
+                self.assertLessEqual(types, {Cookie, Gone})
+
+    def assert_no_effect(self, clients: Mapping[str, Program], record: list[bytes]) -> None:
+        self.stranger.tell()
+        stored, welcomes = dump(self.db), self.welcomes()
+        shown = {name: client.shown for name, client in clients.items()}
+        self.replay(record)
+        self.assertEqual(dump(self.db), stored)
+        for name, lines in self.talk(clients).items():
+            self.assertEqual(clients[name].shown, shown[name] + lines, name)
+        self.assertEqual(self.welcomes(), welcomes)
+
+    def welcomes(self) -> set[bytes]:
+        return {d for d in self.wire.handshakes_to(*self.wire.clients) if b'"WELCOME"' in d}
+
+    def test_to_the_same_server_and_where_somebody_else_has_a_name_now(self) -> None:
+        clients = self.conversation()
+        record = self.recorded()
+        self.assert_no_effect(clients, record)
+        (carol,) = self.join(self.server.port, "carol")
+        for client in clients.values():
+            client.wait_until(partial(self.has_met, client), "the new carol")
+        self.assert_no_effect(clients | {"carol": carol}, record)
+
+    def has_met(self, client: Program) -> bool:
+        return passages(client.shown)[-1] == "[HH:MM] * carol joined"
+
+    def test_to_a_server_that_was_restarted(self) -> None:
+        clients = self.conversation()
+        record = self.recorded()
+        shown = {name: client.shown for name, client in clients.items()}
+        self.restart_server()
+        self.replay(record)  # while they come back
+        for name, lines in self.talk(clients).items():
+            new = clients[name].shown[len(shown[name]) :]
+            self.assertEqual([line for line in new if not line.startswith("* ")], lines)
+        self.assert_no_effect(clients, record)
+
+    def test_of_a_login_whose_password_was_changed_since(self) -> None:
+        clients = self.conversation()
+        self.leave(clients.pop("dora"))
+        for client in clients.values():
+            client.wait_for("[HH:MM] * dora left")
+        port, timing = self.wire.port, CHEAP
+        dora = self.client("dora", port, PASSWORD, "--register", new="another", timing=timing)
+        dora.wait_for("* the password of dora is changed")
+        wait_until(self.has_logged_in_again, "the login with the new password")
+        clients["dora"] = dora
+        self.talk(clients)
+        self.assert_no_effect(clients, self.recorded())
+
+    def has_logged_in_again(self) -> bool:
+        sent = self.wire.handshakes_to(self.wire.client("dora"))
+        welcomes = dict.fromkeys(data for data in sent if b'"WELCOME"' in data)
+        return len(welcomes) == 2
+
+
+class RealForgeryTest(StrangersTest):
+    def test_neither_hints_nor_refusals_of_the_very_request_end_a_session(self) -> None:
+        alice = self.start_client("alice", self.wire.port, hint_pause=0.0)
+        alice.wait_for("* here: alice")
+        (bob,) = self.join(self.wire.port, "bob")
+        self.talk({"alice": alice, "bob": bob})
+        client, session = self.wire.client("alice"), self.wire.session("alice")
+        for kind, code in ((b'"HELLO"', "in-use"), (b'"JOIN"', "full"), (b'"PROVE"', "login")):
+            self.wire.refuses = kind, code
+            hint = partial(self.wire.to_client, client, format_handshake(Gone(session)))
+            wait_until(partial(self.is_refused, alice, code, hint), "the refusal")
+            for one, name, other in ((bob, "bob", alice), (alice, "alice", bob)):
+                one.type(f"after {code}")
+                other.wait_for(*public(name, f"after {code}"))
+            self.assertEqual(self.wire.session("alice"), session)
+        self.wire.refuses = None
+        self.leave(alice)
+        bob.wait_for("[HH:MM] * alice left")
+        self.assertEqual(passages(bob.shown), ["[HH:MM] * alice left"])
+
+    def is_refused(self, client: Program, code: str, hint: Callable[[], None]) -> bool:
+        """A sign of life of the server may come in between: then the next hint will do."""
+        hint()
+        return f"* not let in again (forged {code}): still trying" in client.shown
+
+    def test_a_goodbye_under_anothers_session_id_removes_nobody(self) -> None:
+        names = ("alice", "bob")
+        clients = dict(zip(names, self.join(self.wire.port, *names)))
+        mallory = self.member("mallory")
+        for client in clients.values():
+            client.wait_for("[HH:MM] * mallory joined")
+        self.talk(clients)
+        stored = dump(self.db)
+        shown = {name: client.shown for name, client in clients.items()}
+        victim = self.wire.session("alice")
+        mallory.leave()
+        own = [under(victim, data) for data in mallory.datagrams(time.monotonic())]
+        attacks = [*own, *forged(victim, mallory._keys.client, mallory._blocks)]
+        for data in attacks:
+            self.wire.to_server(self.wire.client("alice"), data)
+            mallory.udp.send(data)
+        self.assertEqual(self.stranger.tell(*attacks), [])
+        self.assertEqual(dump(self.db), stored)
+        for name, lines in self.talk(clients).items():
+            self.assertEqual(clients[name].shown, shown[name] + lines)
+        self.assertFalse(any(map(is_handshake, arrived(mallory.udp))))
+
+
+class RealHandshakeTest(StrangersTest):
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = self.outsider()
+
+    def cookie(self, it: Hello) -> bytes:
+        reply = self.stranger.ask(it)
+        assert isinstance(reply, Cookie)
+        return reply.cookie
+
+    def test_a_cookie_is_good_for_what_asked_for_it_and_from_there_only(self) -> None:
+        good = join(self.cookie(hello()))
+        for wrong, outsider in (
+            (good, self.other),
+            (replace(good, username="other"), self.stranger),
+            (replace(good, nonce=b"m" * 16), self.stranger),
+            (replace(good, public=protocol.GROUP.pad(5)), self.stranger),
+        ):
+            reply = outsider.ask(wrong)
+            assert isinstance(reply, Cookie)
+            self.assertNotEqual(reply.cookie, good.cookie)
+        self.assertIsInstance(self.stranger.ask(good), Challenge)
+
+    def test_an_old_cookie_gets_nothing_but_a_new_one(self) -> None:
+        self.kill(self.server)
+        self.server = self.start_server(port=self.server.port, cookie_life=1.0)
+        cookies = [self.cookie(hello())]
+
+        def is_old() -> bool:
+            if (cookie := self.cookie(hello())) not in cookies:
+                cookies.append(cookie)
+            return len(cookies) == 3
+
+        wait_until(is_old, "a second half of its life to end")
+        reply = self.stranger.ask(join(cookies[0]))
+        assert isinstance(reply, Cookie)
+        self.assertNotIn(reply.cookie, cookies[:2])
+        self.assertIsInstance(self.stranger.ask(join(reply.cookie)), Challenge)
+
+    def test_repeated_requests_get_the_same_answers_and_elsewhere_nothing_of_use(self) -> None:
+        request = format_handshake(join(self.cookie(hello())))
+        challenge = self.stranger.tell(request)
+        self.assertIsInstance(parse_handshake_untrusted(challenge[0]), Challenge)
+        self.assertEqual(self.stranger.tell(request, request), challenge * 2)
+        (alice,) = self.join(self.wire.port, "alice")
+        client, stored = self.wire.client("alice"), dump(self.db)
+        (prove,) = {each.data for each in self.wire.record if b'"PROVE"' in each.data}
+        welcome = [d for d in self.wire.handshakes_to(client) if b'"WELCOME"' in d]
+        for data, kind in ((request, Cookie), (prove, Gone)):
+            (reply,) = self.other.tell(data)
+            self.assertIsInstance(parse_handshake_untrusted(reply), kind)
+            self.assertLessEqual(len(reply), len(data))
+        before = len(self.wire.handshakes_to(client))
+        self.wire.to_server(client, prove)
+        wait_until(lambda: len(self.wire.handshakes_to(client)) > before, "the answer")
+        self.assertEqual(self.wire.handshakes_to(client)[before:], welcome)
+        self.assertEqual(dump(self.db), stored)
+        self.assertEqual(alice.shown, ["* here: alice"])
+
+
+class RealAmplificationTest(StrangersTest):
+    def test_a_stranger_gets_no_more_than_it_sends_and_nobody_else_anything(self) -> None:
+        victim = self.outsider()
+        clients = dict(zip(("alice", "bob"), self.join(self.wire.port, "alice", "bob")))
+        self.talk(clients)
+        everybody = self.wire.clients
+        before = self.wire.handshakes_to(*everybody)
+        record = [each.data for each in self.wire.record]
+        for corpus in (
+            record,
+            islice(mutated(Random(1), record), 1000),
+            handshakes_of_all_lengths(more=2 * AT_ONCE),
+            session_packets_of_all_lengths(UNKNOWN),
+            session_packets_of_all_lengths(self.wire.session("alice")),
+            refused_names(),
+            naming(*victim.udp.getsockname()),
+            *(naming(*address) for address in everybody),
+        ):
+            for batch in batches(corpus):
+                replies = self.stranger.tell(*batch)
+                self.assertLessEqual(len(b"".join(replies)), len(b"".join(batch)), replies)
+        self.assertEqual(victim.tell(), [])
+        self.talk(clients)
+        self.assertEqual(self.wire.handshakes_to(*everybody), before)
+
+    def test_a_member_cannot_make_the_server_send_to_somebody_else(self) -> None:
+        """It pretends to have moved there, and guesses what was sent there."""
+        victim = self.outsider()
+        (bob,) = self.join(self.wire.port, "bob")
+        mallory = self.member("mallory")
+        mallory._channel.number = HIGH  # what is made here counts as sent by it
+        own = mallory._session, mallory._keys.client, mallory._blocks
+        for data in shapes(*own, first=1000):
+            self.assertLessEqual(len(b"".join(victim.tell(data))), len(data))
+        following = mallory._channel._highest
+        guesses = (
+            protocol.seal_packet(Packet(2000 + n, following + n, 0, False, (0, 0, 0), ()), *own)
+            for n in range(100)
+        )
+        for batch in batches(guesses):
+            self.assertLessEqual(len(b"".join(victim.tell(*batch))), len(b"".join(batch)))
+        texts = [f"line {n}" for n in range(20)]
+        bob.type(*texts)
+        drive(mallory, lambda heard: any(line.endswith(b"PM line 19") for line in heard))
+        self.assertEqual(victim.tell(), [])
+
+    def test_a_server_that_starts_tells_only_those_who_were_in(self) -> None:
+        names = ("alice", "bob")
+        clients = self.join(self.wire.port, *names)
+        mallory, seeming = self.member("mallory"), self.outsider()
+        own = mallory._session, mallory._keys.client, mallory._blocks
+        self.assertEqual(len(seeming.tell(next(shapes(*own, 1000)))), 1)
+        cookie = self.stranger.ask(hello())
+        assert isinstance(cookie, Cookie)
+        self.assertIsInstance(self.stranger.ask(join(cookie.cookie)), Challenge)
+        for batch in batches(each.data for each in list(self.wire.record)):
+            self.stranger.tell(*batch)
+        for client in clients:
+            client.process.kill()
+        gones = [format_handshake(Gone(self.wire.session(name))) for name in names]
+        self.restart_server()
+
+        def has_told_them() -> bool:
+            sent = self.wire.handshakes_to(*self.wire.clients)
+            return all(gone in sent for gone in gones)
+
+        wait_until(has_told_them, "the hints")
+        self.assertEqual([*self.stranger.tell(), *seeming.tell()], [])
 
 
 if __name__ == "__main__":
