@@ -188,12 +188,14 @@ def in_many_orders(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def dump(path: Path) -> Dump:
-    """Everything in a room file that somebody who comes in, leaves, or says something changes."""
+    """Everything in a room file that changes when somebody comes in, moves, leaves, or says
+    something to whomsoever; and not what changes when it is read."""
     with closing(connect(path)) as file:
         return {
             "instances": file.execute("SELECT * FROM instances ORDER BY key").fetchall(),
             "accounts": file.execute("SELECT * FROM accounts ORDER BY folded").fetchall(),
             "room": file.execute("SELECT * FROM lines WHERE log = ?", (ROOM_KEY,)).fetchall(),
+            "logs": file.execute("SELECT log, next FROM logs ORDER BY log").fetchall(),
         }
 
 
@@ -296,7 +298,7 @@ class HandshakeTest(InVirtualTime):
 
     def test_a_cookie_is_good_for_half_of_its_life_at_least_and_never_longer(self) -> None:
         life = protocol.TIMING.cookie_life
-        for age in (0.0, 0.3 * life, 0.49 * life):  # of the server's secret of that time
+        for age in (0.0, 0.3 * life, 0.49 * life):  # of the server, when it makes the cookie
             with self.subTest(age=age), world() as w:
                 w.run(age)
                 young, old = hello(nonce=b"y" * 16), hello(nonce=b"o" * 16)
@@ -361,6 +363,9 @@ class HandshakeTest(InVirtualTime):
                 self.assertLessEqual(len(elsewhere), len(prove))
                 again = sent_by_server(w, prove, "alice")
                 self.assertEqual(again, [(welcome, address_of("alice"))])
+            other = parse_handshake_untrusted(prove)
+            assert isinstance(other, Prove)
+            self.assertIsInstance(self.reply(w, replace(other, proof=bytes(32)), "alice"), Gone)
             self.assertEqual(picture(w), before)
             self.assert_talk(w)
 
