@@ -320,9 +320,12 @@ class HandshakeTest(InVirtualTime):
 
     def test_a_repeated_join_gets_the_same_challenge_and_elsewhere_a_cookie(self) -> None:
         with world() as w:
-            data = format_handshake(join(self.cookie(w)))
+            good = join(self.cookie(w))
+            data = format_handshake(good)
             challenge = replies(w, data)
             for _ in range(3):
+                for other in (replace(good, username="other"), replace(good, cookie=bytes(16))):
+                    self.assertIsInstance(self.reply(w, other), Cookie)
                 (elsewhere,) = replies(w, data, "elsewhere")
                 self.assertIsInstance(parse_handshake_untrusted(elsewhere), Cookie)
                 self.assertLessEqual(len(elsewhere), len(data))
@@ -544,13 +547,16 @@ class ReplayTest(InVirtualTime):
         bob.say("#two", "DM dora #psst")
         dora.say("#three", "DM dora #note")
         carol.say("#four")
-        w.run(2)
+        for number in range(20):
+            bob.say(f"#{number}")
+            w.run(0.1)
         carol.leave()
         w.run(2)
         return [datagram.data for datagram in w.network.sent]
 
     def replay(self, w: World, record: list[bytes]) -> None:
-        addresses = sorted({*w.network.ends, STRANGER} - {SERVER})
+        addresses = [STRANGER, *sorted(w.network.ends.keys() - {SERVER, STRANGER})]
+        start = len(w.network.sent)
         for datagrams in in_many_orders(record):
             for data in datagrams:
                 for source in addresses:
@@ -558,6 +564,9 @@ class ReplayTest(InVirtualTime):
                 for end in clients(w):
                     deliver(w, end.host, SERVER, data)
             w.run(1)
+        to_stranger = [d.data for d in w.network.sent[start:] if d.target == STRANGER]
+        types = {type(parse_handshake_untrusted(data)) for data in to_stranger}
+        self.assertEqual(types, {Cookie, Gone})
 
     def assert_no_effect(self, w: World, record: list[bytes]) -> None:
         before = picture(w)
@@ -566,8 +575,13 @@ class ReplayTest(InVirtualTime):
         self.assert_talk(w)
 
     def test_to_the_same_server(self) -> None:
-        with world() as w:
-            self.assert_no_effect(w, self.conversation(w))
+        """At once, and after its mere answers to who is quiet, with higher numbers than those
+        have used: they look most like theirs."""
+        for seconds in (0, protocol.TIMING.keepalive + protocol.TIMING.keepalive_jitter):
+            with self.subTest(seconds=seconds), world() as w:
+                self.conversation(w)
+                w.run(seconds)
+                self.assert_no_effect(w, [d.data for d in w.network.sent])
 
     def test_after_a_member_has_left(self) -> None:
         """Its session still answers for a while, and later its cookie is still good."""
@@ -718,6 +732,8 @@ class AmplificationTest(InVirtualTime):
         with world() as w:
             alice, _ = w.joined("alice", "bob")
             w.run(1)
+            w.join("carol").leave()
+            w.run(1)
             self.reply(w, hello(), "asks")
             challenge = self.reply(w, join(self.cookie(w)))
             assert isinstance(challenge, Challenge)
@@ -785,15 +801,15 @@ class Wire(Relay):
         mark = f'"username":"{name}"'.encode()
         return next(each.client for each in reversed(list(self.record)) if mark in each.data)
 
-    def session(self, name: str) -> bytes:
-        """The id under which that member has sent its last packet."""
+    def last_packet(self, name: str) -> bytes:
+        """The last session packet that this member has sent."""
         client = self.client(name)
-        packets = (
-            each.data
-            for each in reversed(list(self.record))
-            if (each.client, each.is_to_server) == (client, True) and not is_handshake(each.data)
-        )
-        return protocol.session_of_untrusted(next(packets))
+        sent = (each for each in reversed(list(self.record)) if each.is_to_server)
+        packets = (each for each in sent if not is_handshake(each.data))
+        return next(each.data for each in packets if each.client == client)
+
+    def session(self, name: str) -> bytes:
+        return protocol.session_of_untrusted(self.last_packet(name))
 
     def handshakes_to(self, *clients: Any) -> list[bytes]:
         """Those that the server has sent there."""
@@ -860,7 +876,7 @@ class StrangersTest(AccountProgramsTest):
     def setUp(self) -> None:
         super().setUp()
         self.have("dora")
-        self.server = self.start_server(port=free_port())
+        self.server = self.start_server(port=free_port(), linger=0.1)
         self.wire = self.enterContext(Wire(self.server.port))
         self.stranger = self.outsider()
         self._count = count()
@@ -909,6 +925,8 @@ class RealReplayTest(StrangersTest):
         self.end(clients.pop("carol"))
         for client in clients.values():
             client.wait_for("[HH:MM] * carol left")
+        last = self.wire.last_packet("carol")
+        wait_until(lambda: bool(self.stranger.tell(last)), "her session's end")
         return clients
 
     def recorded(self) -> list[bytes]:
@@ -918,14 +936,15 @@ class RealReplayTest(StrangersTest):
         """Everything, to everybody, in everybody's place."""
         for datagrams in in_many_orders(record):
             for batch in batches(datagrams):
-                for client in self.wire.clients:
-                    for data in batch:
-                        self.wire.to_server(client, data)
-                        self.wire.to_client(client, data)
                 replies = self.stranger.tell(*batch)
                 self.assertLessEqual(len(b"".join(replies)), len(b"".join(batch)))
                 types = {type(parse_handshake_untrusted(reply)) for reply in replies}
                 self.assertLessEqual(types, {Cookie, Gone})
+                for client in self.wire.clients:
+                    for data in batch:
+                        self.wire.to_server(client, data)
+                        self.wire.to_client(client, data)
+        self.stranger.tell()
 
     def assert_no_effect(self, clients: Mapping[str, Program], record: list[bytes]) -> None:
         self.stranger.tell()
@@ -1070,9 +1089,11 @@ class RealHandshakeTest(StrangersTest):
         self.assertIsInstance(self.stranger.ask(join(reply.cookie)), Challenge)
 
     def test_repeated_requests_get_the_same_answers_and_elsewhere_nothing_of_use(self) -> None:
-        request = format_handshake(join(self.cookie(hello())))
+        good = join(self.cookie(hello()))
+        request = format_handshake(good)
         challenge = self.stranger.tell(request)
         self.assertIsInstance(parse_handshake_untrusted(challenge[0]), Challenge)
+        self.assertIsInstance(self.stranger.ask(replace(good, username="other")), Cookie)
         self.assertEqual(self.stranger.tell(request, request), challenge * 2)
         (alice,) = self.join(self.wire.port, "alice")
         client, stored = self.wire.client("alice"), dump(self.db)
