@@ -20,6 +20,7 @@ from protocol import (
     MAX_DATAGRAM,
     MAX_LINE,
     VERSION,
+    WINDOW_LINES,
     BadPacket,
     BadSeal,
     Challenge,
@@ -539,13 +540,24 @@ class SessionPackets(unittest.TestCase):
             ),
             "part longer than the packet": datagram(keys, header_of(1), part(0, 2, b"x")),
             "two parts of a log": datagram(keys, header_of(1), part(0, 1, b"x"), part(0, 1, b"x")),
-            "more lines than a window": datagram(keys, header_of(1), part(0, 129, b"\n" * 129)),
             "part without a header": datagram(keys, header_of(1), part(0, 1, b"x"), b"123456"),
             "datagram too long": datagram(keys, header_of(1), part(0, 1140, b"x" * 1140)),
         }
         for name, data in table.items():
             with self.subTest(name), self.assertRaises(BadPacket):
                 self.open(keys, data)
+
+    def test_more_lines_than_a_window_has_are_refused(self) -> None:
+        keys = self.keys.client
+        for log, window in WINDOW_LINES.items():
+            for lines in (window, window + 1):
+                packet = Packet(1, 0, 0, False, (0, 0, 0), (Part(log, 0, (b"",) * lines),))
+                with self.subTest(log=log, lines=lines):
+                    data = self.seal(keys, packet)
+                    if lines == window:
+                        self.assertEqual(self.open(keys, data), packet)
+                    else:
+                        self.assertRaises(BadPacket, self.open, keys, data)
 
     def test_session_id_of_what_is_no_session_packet_is_refused(self) -> None:
         whole = self.seal(self.keys.client, Packet(1, 0, 7, False, (0, 0, 0), ()))

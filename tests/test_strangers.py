@@ -149,11 +149,9 @@ def naming(host: str, port: int) -> Iterator[bytes]:
 def shapes(session: bytes, keys: Keys, blocks: RoomBlocks, first: int) -> Iterator[bytes]:
     """Well sealed packets of a member, from the shortest on, each the newest so far. Their lines
     are far beyond the server's cursor, and so it takes none of them."""
-    lines = Part(LogId.LINES, protocol.WINDOW_LINES[LogId.LINES], (b"WHO",) * 3)
-    for number, (asks, parts) in enumerate(
-        ((False, ()), (True, ()), (False, (lines,)), (True, (lines,) * 3)), first
-    ):
-        packet = Packet(number, 0, 0, asks, (0, 0, 0), parts)
+    for number, (asks, lines) in enumerate(((False, 0), (True, 0), (False, 3), (True, 60)), first):
+        part = Part(LogId.LINES, protocol.WINDOW_LINES[LogId.LINES], (b"WHO",) * lines)
+        packet = Packet(number, 0, 0, asks, (0, 0, 0), (part,) if lines else ())
         yield protocol.seal_packet(packet, session, keys, blocks)
 
 
@@ -324,15 +322,15 @@ class HandshakeTest(InVirtualTime):
             data = format_handshake(good)
             challenge = replies(w, data)
             for _ in range(3):
-                for other in (replace(good, username="other"), replace(good, cookie=bytes(16))):
-                    self.assertIsInstance(self.reply(w, other), Cookie)
+                self.assertIsInstance(self.reply(w, replace(good, username="other")), Cookie)
+                again = replace(good, cookie=bytes(16))  # which anybody could have made up
+                self.assertEqual(replies(w, format_handshake(again)), challenge)
                 (elsewhere,) = replies(w, data, "elsewhere")
                 self.assertIsInstance(parse_handshake_untrusted(elsewhere), Cookie)
                 self.assertLessEqual(len(elsewhere), len(data))
                 self.assertEqual(replies(w, data), challenge)
             self.assertEqual(w.server.server._sessions, {})
 
-    @unittest.expectedFailure  # it gets the same challenge until somebody else joins
     def test_a_join_whose_challenge_is_worthless_gets_nothing_but_a_cookie(self) -> None:
         with world() as w:
             data = format_handshake(join(self.cookie(w)))
@@ -454,8 +452,7 @@ class ForgeryTest(InVirtualTime):
             self.assert_talk(w)
 
     def test_a_refusal_of_the_very_request_ends_no_session(self) -> None:
-        """Who can see the wire brings the request about, with a hint, and answers it before the
-        server can."""
+        """Who can see the wire answers it before the server can, whatever has brought it about."""
         for kind in (b'"HELLO"', b'"JOIN"', b'"PROVE"'):
             with self.subTest(kind), world() as w:
                 alice, bob = w.joined("alice", "bob")
@@ -469,7 +466,6 @@ class ForgeryTest(InVirtualTime):
                     self.assertIsNone(alice.client.failure)
                 self.assertFalse([t for t in bob.texts()[before:] if t.startswith("* alice")])
 
-    @unittest.expectedFailure  # it is believed for 700 s; after 75 s she is written out
     def test_a_refusal_of_the_very_proof_of_a_password_ends_no_session(self) -> None:
         with world() as w:
             add(w, "alice")
@@ -481,24 +477,10 @@ class ForgeryTest(InVirtualTime):
             self.assertNotIn("* alice left (timed out)", bob.texts())
             self.assert_talk(w)
 
-    @unittest.expectedFailure  # it waits for a sign of life, and does not ask for one
-    def test_who_was_refused_and_is_still_in_does_not_wait_to_say_something(self) -> None:
-        with world() as w:
-            alice, bob = w.joined("alice", "bob")
-            w.run(1)
-            until = w.network.now + 15
-            self.refuse(w, alice, b'"HELLO"', Refusal.IN_USE)
-            alice.say("#hello")  # and nobody else says anything
-            start = len(w.network.sent)
-            while w.network.run(until, partial(has_sent, w, b'"HELLO"', start)):
-                start = len(w.network.sent)
-                self.refuse_request(w, alice, Refusal.IN_USE)
-            self.assertEqual(said(bob), ["alice: #hello"])
-
     def refuse(self, w: World, end: ClientEnd, kind: bytes, code: Refusal) -> None:
         """Makes an end join again, and refuses that once it has sent such a request."""
         start = len(w.network.sent)
-        deliver(w, end.host, SERVER, format_handshake(Gone(session_of(w, end.host).id)))
+        w.network.at(w.network.now, end.host, lambda: end.client._join_again(w.network.now))
         self.assertTrue(w.network.run(w.network.now + 5, partial(has_sent, w, kind, start)))
         self.refuse_request(w, end, code)
         self.assertIn("* not let in again (forged): still trying", end.texts())
@@ -508,20 +490,24 @@ class ForgeryTest(InVirtualTime):
         refused = Refused(end.client._attempt.nonce, code.value, "forged")
         deliver(w, end.host, SERVER, format_handshake(refused))
 
-    def test_hints_cost_little_and_end_nothing(self) -> None:
+    def test_hints_cost_a_question_a_second_and_hold_nothing_back(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
-            w.run(1)
-            limit = 1 + 2 / protocol.TIMING.hint_pause  # in two seconds
-            for is_right, least, most in ((False, 0, 0), (True, 1, limit)):
+            w.run(5)
+            session = session_of(w, "alice").id
+            for forged, most in ((UNKNOWN, 0), (session, 1 + 5 / protocol.TIMING.hint_pause)):
                 before = len(w.network.sent)
-                for _ in range(20):
-                    session = session_of(w, "alice").id if is_right else UNKNOWN
-                    alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
+                for _ in range(50):
+                    alice.receive(format_handshake(Gone(forged)), SERVER, w.network.now)
                     w.run(0.1)
-                sent = w.network.sent[before:]
-                handshakes = sum(b'"HELLO"' in d.data for d in sent)
-                self.assertTrue(least <= handshakes <= most, handshakes)
+                sent = [d for d in w.network.sent[before:] if d.source == "alice"]
+                self.assertFalse([d for d in sent if d.data[:1] == b"{"])
+                self.assertTrue(most / 2 <= len(sent) <= most, len(sent))
+            alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
+            alice.say("#hello")
+            w.run(0.2)
+            self.assertEqual(said(bob), ["alice: #hello"])
+            self.assertEqual(session_of(w, "alice").id, session)
             self.assert_talk(w)
             self.assertNotIn("left", " ".join(bob.texts()))
 
@@ -772,6 +758,7 @@ class Wire(Relay):
         super().__init__(server_port, seed=1, drop=0.0, double=0.0, delays=(0.0, 0.0))
         self.record: list[Passed] = []
         self.refuses: tuple[bytes, str] | None = None  # such a request, with that code
+        self.is_broken = False  # what the server says in sessions is lost
 
     def _carry(self, data: bytes, out: socket.socket, target: Any) -> None:
         is_to_server = target is None
@@ -780,7 +767,7 @@ class Wire(Relay):
         if is_to_server and self.refuses and self.refuses[0] in data:
             nonce, code = bytes.fromhex(json.loads(data)["nonce"]), self.refuses[1]
             self.to_client(client, format_handshake(Refused(nonce, code, f"forged {code}")))
-        else:
+        elif is_to_server or is_handshake(data) or not self.is_broken:
             super()._carry(data, out, target)
 
     def to_server(self, client: Any, data: bytes) -> None:
@@ -826,17 +813,19 @@ class Outsider:
 
     def tell(self, *datagrams: bytes) -> list[bytes]:
         """What has come back once the server has seen to all of these, and to whatever came from
-        this host before. A HELLO that is answered shows that: such packets wait in a queue."""
+        this host before. Each HELLO that is answered shows that a turn of the server has passed:
+        what costs arithmetic may take several, but nothing comes back in two of them."""
         for data in datagrams:
             self.udp.send(data)
-        last = hello(nonce=os.urandom(16))
-        self.udp.send(format_handshake(last))
         replies: list[bytes] = []
-        while True:
-            reply = self.udp.recv(2048)
-            if last.nonce.hex().encode() in reply:
-                return replies
-            replies.append(reply)
+        quiet = 0
+        while quiet < 2:
+            last, before = hello(nonce=os.urandom(16)), len(replies)
+            self.udp.send(format_handshake(last))
+            while last.nonce.hex().encode() not in (reply := self.udp.recv(2048)):
+                replies.append(reply)
+            quiet = quiet + 1 if len(replies) == before else 0
+        return replies
 
     def ask(self, record: protocol.Handshake) -> protocol.Handshake:
         (reply,) = self.tell(format_handshake(record))
@@ -1008,10 +997,17 @@ class RealForgeryTest(StrangersTest):
         (bob,) = self.join(self.wire.port, "bob")
         self.talk({"alice": alice, "bob": bob})
         client, session = self.wire.client("alice"), self.wire.session("alice")
+        before = len(self.wire.handshakes_to(client))
+        for number in range(5):
+            self.wire.to_client(client, format_handshake(Gone(session)))
+            bob.type(f"hint {number}")
+            alice.wait_for(*public("bob", f"hint {number}"))
+        self.assertEqual(len(self.wire.handshakes_to(client)), before)  # she has asked for none
         for kind, code in ((b'"HELLO"', "in-use"), (b'"JOIN"', "full"), (b'"PROVE"', "login")):
-            self.wire.refuses = kind, code
+            self.wire.refuses, self.wire.is_broken = (kind, code), True
             hint = partial(self.wire.to_client, client, format_handshake(Gone(session)))
             wait_until(partial(self.is_refused, alice, code, hint), "the refusal")
+            self.wire.is_broken = False
             for one, name, other in ((bob, "bob", alice), (alice, "alice", bob)):
                 one.type(f"after {code}")
                 other.wait_for(*public(name, f"after {code}"))
@@ -1022,7 +1018,6 @@ class RealForgeryTest(StrangersTest):
         self.assertEqual(passages(bob.shown), ["[HH:MM] * alice left"])
 
     def is_refused(self, client: Program, code: str, hint: Callable[[], None]) -> bool:
-        """A sign of life of the server may come in between: then the next hint will do."""
         hint()
         return f"* not let in again (forged {code}): still trying" in client.shown
 
