@@ -67,12 +67,13 @@ PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 # is one without this limit.)
 CHALLENGES_BURST: Final = 60
 CHALLENGES_RATE: Final = 2.0  # a second
-NETWORKS: Final = 4096  # of which that is remembered; the longest quiet make way
+NETWORKS: Final = 1024  # of which that is remembered; the longest quiet make way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 # To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
 # few that the millions of such packets that a session can have do not use up what there is.
 GAP_BYTES: Final = 5
 CHALLENGES_AT_ONCE: Final = 8  # at one address, if the way there is long
+CACHE: Final = 1024  # kB of the file in memory, besides what follows
 ROOM_KEY: Final = b"room"  # of the room's log in the file; an inbox has its owner's
 HISTORY_LINES: Final = 10_000  # that a newcomer is sent, comings and goings included
 ROOM_TAIL: Final = 1024  # lines of the room in memory; older ones are read from the file
@@ -290,6 +291,7 @@ class Store:
             self._file.execute("PRAGMA page_size = 8192")
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute(f"PRAGMA cache_size = -{CACHE}")
             self._prepare(random_bytes)
             query = "SELECT log_id, secret FROM room_file"
             self.log_id, self._secret = self._file.execute(query).fetchone()

@@ -61,11 +61,16 @@ class Member:
     """A member of the room."""
 
     def __init__(
-        self, name: str, port: int, cursor: int, random_bytes: RandomBytes = os.urandom
+        self,
+        name: str,
+        port: int,
+        cursor: int,
+        host: str = LOCALHOST,
+        random_bytes: RandomBytes = os.urandom,
     ) -> None:
         """``cursor`` is of no use: the server tells it."""
         self.name = name
-        self.udp = stamped_socket(port)
+        self.udp = stamped_socket(port, host)
         self.cursor = 0  # the number of the next line to hear
         self.said = 0
         self.unheard = 0  # of what it has said
@@ -190,9 +195,9 @@ class Tally:
     ended_at: float = 0.0  # when the last line came
 
 
-def stamped_socket(port: int) -> socket.socket:
+def stamped_socket(port: int, host: str = LOCALHOST) -> socket.socket:
     """One that knows when its datagrams have come, where the system can tell that."""
-    udp = udp_socket(LOCALHOST, port)
+    udp = udp_socket(host, port)
     if sys.platform == "linux":
         udp.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     return udp

@@ -112,7 +112,7 @@ class Mallory:
     """A member who makes packets by hand, and reads only what serves the purpose."""
 
     def __init__(self, port: int) -> None:
-        guest = Guest("mallory", port, 0, easy_bytes)
+        guest = Guest("mallory", port, 0, LOCALHOST, easy_bytes)
         until = time.monotonic() + PATIENCE
         while not guest.has_joined:
             if time.monotonic() > until:
@@ -148,8 +148,10 @@ class Mallory:
         if wrong is not None:
             cursors, echo = (random.choice(WRONG), random.choice(WRONG), wrong), wrong
         parts = (Part(LogId.LINES, first, (line,)),) if line else ()
-        packet = Packet(next(self._numbers), echo, 0, asks, cursors, parts)
-        return self.udp, protocol.seal_packet(packet, self.session, self._keys.client, self._blocks)
+        return self.udp, self.sealed(Packet(next(self._numbers), echo, 0, asks, cursors, parts))
+
+    def sealed(self, packet: Packet) -> bytes:
+        return protocol.seal_packet(packet, self.session, self._keys.client, self._blocks)
 
 
 def writing(port: int, *messages: Message, is_deaf: bool = False) -> Sending:
@@ -176,6 +178,15 @@ def holes(port: int) -> Sending:
         yield it.packet(number, LONGEST.encode())
 
 
+def parts(port: int) -> Sending:
+    """As many as fit into a packet."""
+    it = Mallory(port)
+    many = tuple(Part(LogId.LINES, number, (b"x",)) for number in range(143))
+    data = it.sealed(Packet(FIRST_NUMBER, 0, 0, False, (0, 0, 0), many))
+    while True:
+        yield it.udp, data
+
+
 def asking(port: int) -> Sending:
     """Wants an answer to each packet."""
     it = Mallory(port)
@@ -191,12 +202,12 @@ def moving(port: int) -> Sending:
 
 
 def names(port: int) -> Sending:
-    """Guests by the thousand; some stay, some leave, some register and leave."""
+    """Guests by the thousand, each from another address; some stay, some leave, some register."""
     verifier = protocol.GROUP.pad(protocol.GROUP.power(2))
     register = protocol.Register(b"s" * protocol.SALT_LENGTH, protocol.ITERATIONS, verifier)
     guests: list[Guest] = []
     for number in count():
-        guests.append(guest := Guest(f"guest{number}", port, 0, easy_bytes))
+        guests.append(guest := Guest(f"guest{number}", port, 0, any_address(), easy_bytes))
         for message in ((), (Exit(),), (register, Exit()))[number % 3]:
             guest.write(message)
         while len(guests) >= JOINING:
@@ -236,6 +247,7 @@ FLOODS: Final[dict[str, Callable[[int], Sending]]] = {
     ),
     "nonsense": nonsense,
     "holes": holes,
+    "parts": parts,
     "asking": asking,
     "moving": moving,
     "names": names,
