@@ -123,11 +123,59 @@ class ReadmeTest(unittest.TestCase):
             f"up to {chatserver.MAX_ACCOUNTS:,} of them",
             f"After {numbers[chatserver.FAILURES_OF_BOTH]} wrong passwords within a minute",
             f"longer, up to {timing.max_login_wait / 60:.0f} minutes",
-            f"and {protocol.ITERATIONS:,} iterations",
-            f"have taken some {chatserver.HANDSHAKES_PER_TURN:.0f} ms",
+            f"PBKDF2-HMAC-SHA256, {protocol.ITERATIONS:,} iterations",
         ):
             self.assertIn(told, words)
         self.assertEqual(timing.login_window, 60)
+
+    def test_what_fills_up_is_bounded_as_it_says(self) -> None:
+        server, timing = chatserver, protocol.TIMING
+        window = protocol.WINDOW_LINES[LogId.LINES]
+        burst = server.BURST_MARGIN * protocol.BURST_SECONDS
+        self.assertEqual(server.DATAGRAMS_PER_TURN, server.LINES_PER_TURN)
+        self.assertEqual(server.INSTANCE_MEMORY, 30 * server.DAY)
+        for what, told in (
+            ("datagrams that wait", f"{server.RECEIVE_BUFFER >> 20} MB"),
+            ("datagrams, and lines", f"{server.LINES_PER_TURN} of each"),
+            ("handshakes' arithmetic", f"{server.HANDSHAKES_PER_TURN:.0f} ms"),
+            ("handshakes that wait", f"{server.WAITING_HANDSHAKES:,}"),
+            (
+                "challenges for one network",
+                f"{server.CHALLENGES_BURST}, then {server.CHALLENGES_RATE:.0f} a second",
+            ),
+            (
+                "challenges without an answer",
+                f"{server.PENDING_CHALLENGES:,}, for {timing.cookie_life:.0f} s",
+            ),
+            ("sessions that have ended", f"{server.LINGERING}, for {timing.linger:.0f} s"),
+            ("lines of one member that come too fast", f"a burst of {burst} s"),
+            ("lines of one member that come early", f"{window}"),
+            (
+                "packets that leave",
+                f"{protocol.AT_ONCE} | the next ones {timing.pacing * 1000:.0f}",
+            ),
+            ("answers to `WHO`", f"{server.UNREAD_NOTICES} lines"),
+            (
+                "unread lines",
+                f"{server.UNREAD_INBOX:,}; or {server.UNREAD_SHARE}, while there are "
+                f"{server.UNREAD_LINES:,} in all",
+            ),
+            ("lines in memory", f"{server.ROOM_TAIL:,}, and {server.INBOX_TAIL} of an inbox"),
+            ("lines of the room", f"{server.ROOM_LINES:,}"),
+            ("of which a newcomer", f"{server.HISTORY_LINES:,} in all"),
+            ("accounts", f"{server.MAX_ACCOUNTS:,}"),
+            ("clients that are away", f"{server.INSTANCES:,}, for 30 days"),
+            ("names and networks", f"{server.BRAKES:,}"),
+            ("lines of one kind", f"{server.LOG_BURST}, then one in {server.LOG_PAUSE:.0f} s"),
+        ):
+            with self.subTest(what):
+                self.assertRegex(README, rf"\n\| {re.escape(what)}[^|]*\|.*{re.escape(told)}")
+        words = " ".join(README.split())
+        for told in (
+            f"{chatclient.MAX_NAMES:,} names, {chatclient.MAX_BACKLOG:,} lines",
+            f"comes of {chatclient.SALTS} salts",
+        ):
+            self.assertIn(told, words)
 
     def test_what_it_says_of_an_outage_is_what_the_constants_say(self) -> None:
         words = " ".join(README.split())

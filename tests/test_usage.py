@@ -214,7 +214,7 @@ class ServerUsage(OneLineTest):
             str(self.folder): "directory",
             str(self.folder / "missing" / "chat.db"): "No such file or directory",
             str(garbage): "not a database",
-            str(newer): "it is of version 99, and this program knows 1 to 3",
+            str(newer): "it is of version 99, and this program knows 1 to 4",
             str(other): "",
         }
         self.assert_all_fail(
