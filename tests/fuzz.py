@@ -1,0 +1,833 @@
+"""Whether strangers and bad members can hurt anybody: broken and invented datagrams by the million.
+
+    python -m tests.fuzz [--seconds N | --datagrams N] [--seed N]
+
+All are made of those of a real conversation, and of what has reached code in a new way: some are
+watched for that, line by line. What is sealed is broken before it is sealed. The ways in:
+
+    parsers  raw, line,     the functions that are given bytes from the network, what is inside
+             record,        packets, what is inside PROVE and WELCOME, and what a packet can do to
+             packet         a channel
+    room     stranger,      a server: from addresses that are nobody's or a member's, from hostile
+             member,        members, who seal well whatever they send, and from who joins properly
+             visitor,       but says anything in PROVE; and its members, one of them joining, who
+             client         hear strangers
+    dupe     handshake,     a client of a hostile server: answers to what it sent, well-sealed
+             packet,        packets, and anything in the WELCOME of a proper handshake
+             welcome
+
+Meanwhile members move, come and leave, are put out and written out, the server is killed and
+started, and the operator gives names away. Nothing may be raised but what a parser promises; bob
+must be shown alice's lines once, and nothing else under her name; nobody unproven may be sent more
+bytes than came from there; no table may outgrow its limit, nor the process its memory. Or else the
+datagrams since the last turn are printed, and the status is 1: the same seed brings them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import inspect
+import json
+import math
+import re
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from types import CodeType, FrameType
+from typing import Any, Final, TypeAlias, TypeVar
+from unittest import mock
+
+import chatclient
+import chatserver
+import protocol
+from chatclient import Client, Credentials
+from protocol import GROUP, Channel, Keys, Log, LogId, ProtocolError, RoomBlocks
+from tests.network import HEALTHY, Datagram
+from tests.room import EPOCH, OPTIONS, PORT, SERVER, ClientEnd, Deaf, World, replies, world
+
+ITERATIONS: Final = 2  # of PBKDF2: more are only slow
+LARGEST: Final = protocol.MAX_DATAGRAM + 1  # no socket is asked for more
+WATCH_EVERY: Final = 8  # datagrams: to watch them all takes several times as long
+TURN_EVERY: Final = 8  # datagrams of one way in
+TURN: Final = 0.05  # seconds of virtual time
+LIFE_EVERY: Final = 100  # turns of the room: then alice says a line, and things happen
+PATIENCE: Final = 60.0  # seconds of virtual time, until she is heard
+MOLES: Final = 6  # hostile members at the same time
+LEARNT: Final = 1000  # datagrams that are kept for each way in
+OVERHEARD: Final = 100  # datagrams of the room that strangers know
+MEMORY: Final = 6 << 20  # bytes that may come on top after a fifth of the time
+
+STRANGERS: Final = ("stranger", "2001:db8::1", "fe80::1%eth0", "::ffff:192.0.2.1")
+NAMES: Final = ("mallory", "Mallet", "dora", "emil", "fritz")
+HOMES: Final = tuple(f"{name} at {place}" for name in NAMES for place in ("home", "work"))
+# Who registers here has a password whose x is known: whoever has the name next can prove it.
+SECRET: Final = 1
+REGISTRATION: Final = protocol.Register(bytes(16), ITERATIONS, GROUP.pad(GROUP.power(SECRET)))
+WORDS: Final = "PM DM EX NO OK OUT HERE HI BYE WHO * alice bob dora 0 1 -1 99 9999999999".split(" ")
+STRANGE: Final = ("\0", "\x1b[2J", "é", "\u202e", "\u2028", "\t", "x" * 900)
+NUMBERS: Final = (
+    *(0, 1, 2, 3, 7, 63, 64, 255, 256, 511, 512, 2**16 - 1, 2**31, 2**31 + 1, 2**32 - 1),
+    *(2**63 - 1, 2**63, 2**64 - 1),
+)
+PUBLICS: Final = (0, 1, GROUP.prime - 1, GROUP.prime, GROUP.prime + 1, 2**2048 - 1)
+VALUES: Final[tuple[object, ...]] = (
+    *(*NUMBERS, None, True, False, -1, 10**400, 1.0, 1e308, math.inf, math.nan),
+    *("", "*", "alice", "\0", "\ud800", "1", "0 0", "FF" * 16, [], {}, [[1]], {"type": 1}),
+    *("00" * length for length in (1, 8, 16, 32, 256)),
+    *(f"{public:0512x}" for public in PUBLICS),
+    *protocol._TYPES,
+)
+# Where a session packet has its fields, and a part: offset and size.
+NUMBER, ECHO = (9, 8), (17, 8)
+CURSORS: Final = ((28, 4), (32, 4), (36, 4))
+FIELDS: Final = ((0, 1), (1, 8), NUMBER, ECHO, (25, 2), (27, 1), *CURSORS)
+FIRST: Final = (1, 4)
+PART_FIELDS: Final = ((0, 1), FIRST, (5, 2))
+BODY: Final = protocol._OVERHEAD
+PART: Final = protocol._PART_HEADER
+
+Answer = TypeVar("Answer", bound=protocol.Handshake)
+Place: TypeAlias = tuple[str, int]  # file and line
+Trace: TypeAlias = Callable[[FrameType, str, object], Any]
+
+
+class Fault(Exception):
+    """What no datagram may bring about."""
+
+
+# ------------------------------------------------------------------------------ in the clear
+
+
+def captured() -> list[Datagram]:
+    """A conversation in the clear: guests, one of whom moves, and an account from its registration
+    to a login that takes over. For who has other keys, seals would make no difference."""
+    with (
+        mock.patch.object(protocol, "_xor_keystream", lambda data, key, nonce: data),
+        world(1, HEALTHY) as w,
+    ):
+        dora, emil = w.joined("dora", "emil")
+        dora.say("hello", "DM emil psst", "WHO", "DM nobody psst", "DM dora note")
+        w.run(1)
+        w.move(dora, "elsewhere")
+        dora.say("here I am")
+        emil.leave()
+        w.run(30)
+        w.join("fritz", "desk", Credentials(new=b"password", salt=bytes(16)))
+        w.run(3)
+        w.join("fritz", "phone", Credentials(b"password"))
+        wrong = w.client("fritz", "cafe", Credentials(b"wrong"))
+        w.run(3)
+        if not wrong.client.failure:
+            raise Fault("a wrong password was good enough")
+        w.server.server.close()
+        w.run(3)
+        return w.network.sent
+
+
+def records_in(
+    datagrams: list[bytes], kind: type[protocol.Prove | protocol.Welcome]
+) -> list[bytes]:
+    records = [protocol.parse_handshake_untrusted(data) for data in datagrams if data[:1] == b"{"]
+    return [record.sealed for record in records if isinstance(record, kind)]
+
+
+def split(body: bytes) -> list[bytes]:
+    """The parts of a packet, as far as they are any."""
+    parts = []
+    while body:
+        length = PART.unpack_from(body)[2] if len(body) >= PART.size else 0
+        parts.append(body[: PART.size + length])
+        body = body[PART.size + length :]
+    return parts
+
+
+def sealed(clear: bytes, session: bytes, keys: Keys, blocks: RoomBlocks) -> bytes:
+    """What who has the keys makes of a packet in the clear, however wrong that is."""
+    header = bytes((protocol.SESSION_PACKET,)) + session + clear.ljust(BODY, b"\0")[9 : BODY - 16]
+    body, digests = b"", header
+    for part in split(clear[BODY:]):
+        if len(part) > PART.size:
+            log, first, _ = PART.unpack_from(part)
+            text, nonce = part[PART.size :], header[9:17] + part[:5]
+            if log == LogId.ROOM:
+                text = blocks.open(first, text)
+            else:
+                text = protocol._xor_keystream(text, keys.seal, nonce)
+            part = part[: PART.size] + text
+        body, digests = body + part, digests + protocol._digest(part)
+    return (header + protocol._mac(keys.tag, digests, 16) + body)[:LARGEST]
+
+
+def sealed_record(clear: bytes, keys: Keys, context: bytes) -> tuple[bytes, bytes]:
+    """(proof, sealed) of PROVE or WELCOME, which then still fits into a datagram."""
+    mixed = protocol._xor_keystream(clear[:500], keys.seal, b"")
+    return protocol._mac(keys.tag, context + mixed, 32), mixed
+
+
+def put(data: bytes, place: tuple[int, int], value: int) -> bytes:
+    offset, size = place
+    field = (value & (1 << 8 * size) - 1).to_bytes(size, "big")
+    return data[:offset] + field + data[offset + size :]
+
+
+# ------------------------------------------------------------------------------ made of others
+
+
+class Mutator:
+    """Makes datagrams of others: of their bytes, or of what these stand for."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def mutated(self, data: bytes, other: bytes) -> bytes:
+        for _ in range(self._random.choice((0, 1, 1, 1, 2, 4))):  # 0: it comes once more
+            data = self._once(data, other)
+        return data[:LARGEST]
+
+    def _once(self, data: bytes, other: bytes) -> bytes:
+        if self._random.random() < 0.4:
+            return self._bytes(data, other)
+        if data[:1] == b"{":
+            return self._json(data)
+        if data[:1] != b"\1" or len(data) < BODY:
+            return self.line()
+        if self._random.random() < 0.5:
+            return self._field(data, FIELDS)
+        return data[:BODY] + b"".join(self._parts(split(data[BODY:])))
+
+    def _bytes(self, data: bytes, other: bytes) -> bytes:
+        random = self._random
+        at = random.randrange(len(data) + 1)
+        match random.randrange(8):
+            case 0:
+                return random.randbytes(random.randrange(LARGEST))
+            case 1:
+                return data[:at]
+            case 2:
+                return data + random.randbytes(random.randrange(1, 200))
+            case 3:
+                return data[:at] + other[at:]
+            case 4:
+                return data[:at] + random.choice((b"[", b'{"a":', b"\n", b"\xff")) * 500
+        flipped = bytearray(data)
+        for _ in range(random.randrange(1, 8) if data else 0):
+            flipped[random.randrange(len(data))] ^= 1 << random.randrange(8)
+        return bytes(flipped)
+
+    def _json(self, data: bytes) -> bytes:
+        random = self._random
+        try:
+            value = json.loads(data)
+            name, other = random.choices(list(value), k=2)
+            match random.randrange(4), value[name]:
+                case 0, _:
+                    del value[name]
+                case 1, _:
+                    value[name], value[other] = value[other], value[name]
+                case 2, str(text):
+                    value[name] = random.randbytes(len(text) // 2).hex()
+                case 2, int(number):
+                    value[name] = number + random.choice((-1, 1))
+                case _:
+                    value[name] = random.choice(VALUES)
+            return json.dumps(value, separators=(",", ":")).encode()
+        except (ValueError, TypeError, IndexError, RecursionError):  # it is broken already
+            return data
+
+    def _field(self, data: bytes, fields: tuple[tuple[int, int], ...]) -> bytes:
+        offset, size = place = self._random.choice(fields)
+        old = int.from_bytes(data[offset : offset + size], "big")
+        new = old + 1, old - 1, self._random.getrandbits(8 * size)
+        return put(data, place, self._random.choice((*NUMBERS, *new)))
+
+    def _parts(self, parts: list[bytes]) -> list[bytes]:
+        random = self._random
+        at = random.randrange(len(parts) + 1)
+        match random.randrange(4):
+            case 0:
+                del parts[at : at + 1]
+            case 1 if parts:
+                parts.insert(at, random.choice(parts))
+            case 2 if parts:
+                parts[at - 1] = self._field(parts[at - 1], PART_FIELDS)
+            case _:
+                lines = [self.line() for _ in range(random.randrange(4))]
+                text = b"\n".join(random.choice((lines, [b"x"] * 400)))[:1100]
+                part = PART.pack(random.randrange(5), 0, len(text)) + text
+                parts.insert(at, self._field(part, (FIRST,)))
+        return parts
+
+    def line(self) -> bytes:
+        """Something that resembles a line."""
+        random = self._random
+        words = random.choices((*WORDS, *STRANGE), k=random.randrange(6))
+        if random.random() < 0.2:  # by chance alone none would ever be complete
+            words[:0] = protocol.format_message(REGISTRATION).split()[: random.randrange(6)]
+        if random.random() < 0.5:
+            words[:0] = str(EPOCH), random.choice(("*", "alice", *NAMES))
+        raw = " ".join(words).encode()
+        return raw + random.randbytes(random.randrange(4)) if random.random() < 0.3 else raw
+
+    def adapted(self, clear: bytes, channel: Channel) -> bytes:
+        """Mostly what can come next in the session whose other end has this channel."""
+        clear, parts = clear[:BODY].ljust(BODY, b"\0"), split(clear[BODY:])
+        cursors = (writer.next for writer in channel.writers.values())
+        likely = [
+            (NUMBER, channel._highest + 1),
+            (ECHO, channel.number - 1),
+            *zip(CURSORS, cursors),
+        ]
+        for place, value in likely:
+            if self._random.random() < 0.7:
+                clear = put(clear, place, value)
+        for log, reader in channel.readers.items():
+            for at, part in enumerate(parts):
+                if part[0] == log and len(part) > PART.size and self._random.random() < 0.7:
+                    parts[at] = put(part, FIRST, reader.received)
+        return clear + b"".join(parts)
+
+
+# ------------------------------------------------------------------------------ what is reached
+
+
+class Coverage:
+    """Which lines of the programs have followed each other while somebody watched."""
+
+    _MODULES: Final = (protocol, chatserver, chatclient)
+    _FILES: Final = frozenset(str(module.__file__) for module in _MODULES)
+    # Of the programs, what strangers reach; of the protocol that is everything.
+    _REACHED: Final = frozenset(
+        "Room Door Brake Waiting Session Alarms Server open_prove_untrusted network_of "
+        "Attempt Credentials Delivery Client".split(" ")
+    )
+
+    def __init__(self) -> None:
+        self.steps: set[tuple[Place, Place]] = set()
+        self._last: Place = "", 0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self._enter)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _enter(self, frame: FrameType, event: str, arg: object) -> Trace | None:
+        return self._pass if frame.f_code.co_filename in self._FILES else None
+
+    def _pass(self, frame: FrameType, event: str, arg: object) -> Trace:
+        if event == "line":
+            here = frame.f_code.co_filename, frame.f_lineno
+            self.steps.add((self._last, here))
+            self._last = here
+        return self._pass
+
+    def summary(self) -> list[str]:
+        seen = {here for _, here in self.steps}
+        lines = {code: set(lines_of(code)) for code in self._functions()}
+        every = set().union(*lines.values())
+        missed = [code.co_qualname for code, its in lines.items() if its and not its & seen]
+        found = f"{len(every & seen)} of {len(every)} lines reached, in {len(self.steps)} steps"
+        return [found, f"not reached: {', '.join(sorted(missed))}"]
+
+    def _functions(self) -> Iterator[CodeType]:
+        """Each with what is inside it."""
+        for module in self._MODULES:
+            codes = [compile(inspect.getsource(module), str(module.__file__), "exec")]
+            for code in codes:
+                if not code.co_flags & inspect.CO_OPTIMIZED:  # the module, or a class
+                    codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+                elif module is protocol or code.co_qualname.split(".")[0] in self._REACHED:
+                    yield code
+
+
+def lines_of(code: CodeType) -> Iterator[Place]:
+    """Those of its body."""
+    for _, _, line in code.co_lines():
+        if line and line != code.co_firstlineno:
+            yield code.co_filename, line
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from lines_of(inner)
+
+
+# --------------------------------------------------------------------------------- who is hit
+
+
+def check_readers(channel: Channel) -> None:
+    for log, reader in channel.readers.items():
+        if len(reader.early) > reader.window:
+            raise Fault(f"{len(reader.early)} lines of {log.name} are held back")
+
+
+def tried(call: Callable[..., object], *given: object) -> None:
+    """Whatever is given may be refused."""
+    with suppress(ProtocolError):
+        call(*given)
+
+
+class Parsers:
+    """The functions of the protocol that take bytes from the network, and a channel."""
+
+    def __init__(self) -> None:
+        self._sealing = Keys(b"k" * 32, b"t" * 32), RoomBlocks(b"r" * 32)
+        writes = {LogId.ROOM: 0, LogId.INBOX: 0}
+        self._channel = Channel(protocol.TIMING, 0.0, {LogId.LINES: 0}, writes)
+
+    def raw(self, data: bytes) -> None:
+        tried(protocol.parse_handshake_untrusted, data)
+        tried(protocol.session_of_untrusted, data)
+        tried(protocol.open_packet_untrusted, data, *self._sealing)
+
+    def line(self, data: bytes) -> None:
+        tried(protocol.parse_line_untrusted, data)
+        tried(protocol.parse_relayed_untrusted, data)
+
+    def record(self, clear: bytes) -> None:
+        keys, _ = self._sealing
+        for kind in (protocol.Resume, protocol.Terms):
+            tried(protocol.open_record_untrusted, kind, keys, b"", *sealed_record(clear, keys, b""))
+
+    def packet(self, clear: bytes) -> None:
+        data = sealed(clear, bytes(8), *self._sealing)
+        tried(lambda: self._receive(protocol.open_packet_untrusted(data, *self._sealing)))
+
+    def _receive(self, packet: protocol.Packet) -> None:
+        self._channel.receive(packet, 1.0)
+        if len(self._channel.packets(1.0, {LogId.ROOM: Log(), LogId.INBOX: Log()})) > 1:
+            raise Fault("one packet was answered with several")
+        check_readers(self._channel)
+
+    def settle(self) -> None:
+        """There is nothing that waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mole:
+    """A hostile member."""
+
+    session: bytes
+    keys: Keys
+    host: str
+
+
+class Room:
+    """A room with hostile members, in which alice and bob go on talking."""
+
+    def __init__(self, w: World, random: Random, known: list[bytes]) -> None:
+        self._world, self._random, self._mutator = w, random, Mutator(random)
+        self.known = [*known, *known[:OVERHEARD]]  # to strangers; the last ones are replaced
+        self._moles: list[Mole] = []
+        self._credit: Counter[str] = Counter()  # bytes that came from there, less what went there
+        self._said = self._turns = 0
+        w.network.ends |= {host: Deaf() for host in (*STRANGERS, *HOMES)}
+        self._alice, self._bob = w.joined("alice", "bob")
+        self._carol = self._newcomer()
+
+    @property
+    def _server(self) -> chatserver.Server:
+        return self._world.server.server
+
+    def _newcomer(self) -> ClientEnd:
+        """To whom nothing gets through, but for what strangers send."""
+        self._world.network.unplugged.add("carol")
+        return self._world.client("carol")
+
+    def stranger(self, data: bytes) -> None:
+        self._receive(data, self._random.choice((*STRANGERS, "alice", "bob")))
+
+    def client(self, data: bytes) -> None:
+        end = self._random.choice((self._alice, self._bob, self._carol))
+        end.receive(data, SERVER, self._world.network.now)
+
+    def member(self, clear: bytes) -> None:
+        if not self._moles:
+            return
+        mole = self._random.choice(self._moles)
+        session = self._server._sessions.get(mole.session)
+        if session:
+            clear = self._mutator.adapted(clear, session.channel)
+        data = sealed(clear, mole.session, mole.keys, self._server._blocks)
+        is_elsewhere = self._random.random() < 0.1
+        self._receive(data, self._random.choice(STRANGERS) if is_elsewhere else mole.host)
+        if session:
+            check_readers(session.channel)
+
+    def _receive(self, data: bytes, source: str) -> None:
+        self._credit[source] += len(data)
+        self._server.receive_untrusted(data, (source, PORT), self._world.network.now)
+
+    def visitor(self, resume: bytes) -> None:
+        """Has a = 1, which costs nothing, or an A for which S would be 0 or 1."""
+        random, g = self._random, GROUP.generator
+        host, nonce = random.choice(HOMES), random.randbytes(16)
+        if random.random() < 0.5:  # one that can be let in, or was in before
+            instance = random.choice((nonce, host.encode().ljust(16)[:16]))
+            log_id = random.choice((b"", self._world.server.store.log_id))
+            resume = protocol._format_record(protocol.Resume(log_id, instance, 0, 0))
+        a_public = random.choice(PUBLICS) if random.random() < 0.2 else g
+        hello = protocol.VERSION, host.split()[0], nonce, a_public.to_bytes(256, "big")
+        cookie = self._ask(protocol.Hello(*hello), host, protocol.Cookie)
+        join = protocol.Join(*hello, cookie.cookie if cookie else b"")
+        challenge = self._ask(join, host, protocol.Challenge)
+        if challenge is None:
+            return
+        x, b_public = SECRET if challenge.salt else 0, int.from_bytes(challenge.public, "big")
+        is_proper = a_public == g
+        secret = protocol.client_secret_untrusted(1, g, b_public, x) if is_proper else a_public % 2
+        transcript = protocol.format_handshake(join), protocol.format_handshake(challenge)
+        keys = protocol.derive_keys(secret, *transcript)
+        proven = sealed_record(resume, keys.prove, keys.transcript)
+        prove = protocol.Prove(nonce, challenge.session, *proven)
+        if welcome := self._ask(prove, host, protocol.Welcome):
+            if not is_proper:
+                raise Fault(f"{a_public:x} was welcome as A")
+            self._moles = [*self._moles[1 - MOLES :], Mole(welcome.session, keys.client, host)]
+
+    def _ask(self, request: protocol.Handshake, host: str, kind: type[Answer]) -> Answer | None:
+        data = protocol.format_handshake(request)
+        for _ in range(self._random.choice((1, 1, 1, 2))):
+            answers = replies(self._world, data, host)
+        for answer in answers:
+            if answer[:1] == b"{":
+                record = protocol.parse_handshake_untrusted(answer)
+                if isinstance(record, kind):
+                    return record
+        return None
+
+    def settle(self) -> None:
+        """The turns in which the server, and who hears it, do what is due."""
+        network = self._world.network
+        network.at(network.now, SERVER, lambda: None)
+        self._world.run(TURN)
+        for datagram in network.sent:
+            if datagram.source == SERVER:
+                self._credit[datagram.target] -= len(datagram.data)
+        self.known[-self._random.randrange(1, OVERHEARD)] = self._random.choice(
+            [self.known[0], *(datagram.data for datagram in network.sent)]
+        )
+        network.sent.clear()
+        if any(self._credit[host] < 0 for host in STRANGERS):
+            raise Fault(f"more went to strangers than came from them: {self._credit}")
+        self._turns += 1
+        if self._turns % LIFE_EVERY == 0:
+            self._check_tables()
+            self._check_that_they_talk()
+            self._random.choice((self._wait, self._restart, self._move, self._give_away))()
+            self._carol = self._newcomer()
+
+    def _check_tables(self) -> None:
+        server = self._server
+        for table, limit in (
+            (server._handshakes, chatserver.WAITING_HANDSHAKES),
+            (server._door._knocks, chatserver.PENDING_CHALLENGES),
+            (server._brake._failures, chatserver.BRAKES),
+            (server._sessions, OPTIONS.max_users),
+            (server._room.log.lines, chatserver.ROOM_TAIL),
+        ):
+            if len(table) > limit:
+                raise Fault(f"{len(table)} are more than {limit} in {table}")
+
+    def _check_that_they_talk(self) -> None:
+        self._said += 1
+        line, network = f"alice: line {self._said}", self._world.network
+        self._alice.say(line.partition(": ")[2])
+        network.unplugged.discard("carol")
+        network.run(
+            network.now + PATIENCE,
+            lambda: self._carol.client.has_joined and line in self._bob.texts(),
+        )
+        self._carol.leave()
+        self._world.run(1)
+        heard = [text for text in self._bob.texts() if re.match(r"(\* )?alice\b", text)]
+        if heard != [line]:
+            raise Fault(f"bob should be shown {line!r}, and was shown {heard}")
+        if not self._carol.client.has_left or self._alice.client.is_over:
+            raise Fault(f"carol: {self._carol.texts()}, alice: {self._alice.texts()}")
+        self._alice.shown.clear()
+        self._bob.shown.clear()
+
+    def _wait(self) -> None:
+        """Until who has left is forgotten, or who says nothing is written out."""
+        self._world.run(self._random.choice((1, 12, 80, 700)))
+
+    def _restart(self) -> None:
+        self._world.server.kill()
+        self._world.run(self._random.choice((0.5, 20)))
+        self._world.server.start()
+
+    def _move(self) -> None:
+        end = self._random.choice((self._alice, self._bob))
+        name = end.client.username
+        self._world.move(end, f"{name} elsewhere" if end.host == name else name)
+
+    def _give_away(self) -> None:
+        """The operator makes a name an account, or removes it."""
+        name, it = self._random.choice(NAMES), REGISTRATION
+        account = chatserver.Account(
+            self._random.randbytes(16), name, it.salt, it.iterations, it.verifier
+        )
+        with closing(chatserver.Store(str(self._world.server.path), alone=False)) as store:
+            if not store.remove(name):
+                store.add(account)
+
+
+class Dupe:
+    """A client of a hostile server, and that server."""
+
+    _CREDENTIALS: Final = ((), (b"password",), (None, b"new password", bytes(16)))
+    _SAID: Final = (protocol.Public("hello"), protocol.Direct("bob", "psst"), protocol.Who())
+
+    def __init__(self, random: Random) -> None:
+        self._random, self._mutator, self._now = random, Mutator(random), 0.0
+        self._client = self._another()
+
+    def _another(self) -> Client:
+        who = "alice", Credentials(*self._random.choice(self._CREDENTIALS)), "the server"
+        return Client(*who, protocol.TIMING, self._random_bytes, self._now)
+
+    def _random_bytes(self, count: int) -> bytes:
+        """So that a is 1, which costs nothing."""
+        return self._random.randbytes(count) if count < 32 else b"\1".rjust(count, b"\0")
+
+    def _hear(self, data: bytes) -> None:
+        self._client.receive_untrusted(data, self._now)
+
+    def _tell(self, record: protocol.Handshake) -> None:
+        self._hear(protocol.format_handshake(record))
+
+    def handshake(self, data: bytes) -> None:
+        """Mostly with the nonce and the session that the client knows."""
+        attempt, session = self._client._attempt, self._client._session
+        ours = {b"nonce": attempt.nonce} if attempt else {}
+        if attempt and attempt.proven:
+            ours[b"session"] = attempt.proven[0].session
+        elif session:
+            ours[b"session"] = session.id
+        for name, value in ours.items():
+            if self._random.random() < 0.8:
+                new = b'"%b":"%b"' % (name, value.hex().encode())
+                data = re.sub(rb'"%b": ?"\w+"' % name, new, data)
+        self._hear(data)
+
+    def packet(self, clear: bytes) -> None:
+        session = self._client._session
+        if session:
+            clear = self._mutator.adapted(clear, session.channel)
+            clear = sealed(clear, session.id, session.keys.server, session.blocks)
+        self._hear(clear)
+        if session:
+            check_readers(session.channel)
+
+    def welcome(self, terms: bytes) -> None:
+        """What is proper is the handshake before it, with b = 1, which costs nothing."""
+        session, salt, iterations = self._random.randbytes(8), b"", 0
+        if self._client._session:
+            self._now += protocol.TIMING.hint_pause
+            self._tell(protocol.Gone(self._client._session.id))
+        if (attempt := self._client._attempt) is None:
+            return
+        self._tell(protocol.Cookie(attempt.nonce, bytes(16)))
+        if self._client._credentials.password:
+            salt, iterations = bytes(16), ITERATIONS
+        verifier = GROUP.power(self._client._credentials.secret_untrusted(salt, iterations))
+        join, b_public = attempt.request, protocol.server_public(1, verifier)
+        challenge = protocol.Challenge(
+            attempt.nonce, session, GROUP.pad(b_public), salt, iterations
+        )
+        self._tell(challenge)
+        if not attempt.is_for(session) or attempt.proven is None:
+            return
+        secret = protocol.server_secret_untrusted(attempt._a_public, 1, b_public, verifier)
+        keys = protocol.derive_keys(secret, join, protocol.format_handshake(challenge))
+        proven = sealed_record(terms, keys.welcome, attempt.proven[0].proof)
+        self._tell(protocol.Welcome(attempt.nonce, session, *proven))
+
+    def settle(self) -> None:
+        """Time goes by, and the person does something."""
+        client, random = self._client, self._random
+        self._now += random.choice((0, 0.01, 0.3, 1, 5))
+        match random.randrange(20):
+            case 0:
+                client.leave(PATIENCE, self._now)
+            case 1:
+                client.port_closed(self._now)
+            case 2 | 3 | 4:
+                client.say(random.choice(self._SAID), self._now)
+        client.datagrams(self._now)
+        client.waiting()
+        shown = chatclient.plain(client.shown, client.username, EPOCH)
+        client.shown.clear()
+        if any(protocol.clean_text(line) != line for line in shown):
+            raise Fault(f"not fit for a terminal: {shown}")
+        if client.is_over:
+            self._client = self._another()
+        elif client.deadline() <= self._now:
+            raise Fault("the client would send for ever")
+
+
+# --------------------------------------------------------------------------------- the program
+
+
+class Found(Exception):
+    """What this hunts for; the text says how to see it again."""
+
+
+@dataclass(slots=True)
+class Way:
+    """One way in, and what has become of what was sent there."""
+
+    name: str
+    weight: int
+    seeds: list[bytes]
+    send: Callable[[bytes], None]
+    settle: Callable[[], None]
+    learnt: list[bytes] = field(default_factory=list)
+    count: int = 0
+    seconds: float = 0.0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Fuzzer:
+    """All ways in, one datagram after the other."""
+
+    def __init__(self, stack: ExitStack, seed: int) -> None:
+        self.number = 0
+        self.digest = sha256()  # of all datagrams: the same for the same seed and count
+        self.coverage = Coverage()
+        self._seed, self._random = seed, Random(seed)
+        self._mutator = Mutator(self._random)
+        self._recent: list[str] = []  # since the last turn
+        for name, value in (("ITERATIONS", ITERATIONS), ("ITERATIONS_ALLOWED", range(1, 10))):
+            stack.enter_context(mock.patch.object(protocol, name, value))
+        w = stack.enter_context(world(seed, HEALTHY, replace(OPTIONS, rate=0)))
+        self.ways = self._all_ways(w)
+        self._way = self.ways[0]
+        stack.enter_context(mock.patch.object(ProtocolError, "__init__", self._counted()))
+
+    def _all_ways(self, w: World) -> list[Way]:
+        sent = captured()
+        every = [it.data for it in sent]
+        handshakes = [data for data in every if data[:1] == b"{"]
+        of_client = [it.data for it in sent if it.data[0] == 1 and it.target == SERVER]
+        of_server = [it.data for it in sent if it.data[0] == 1 and it.source == SERVER]
+        lines = [part[PART.size :] for data in of_client + of_server for part in split(data[BODY:])]
+        resumes, terms = (records_in(every, it) for it in (protocol.Prove, protocol.Welcome))
+        parsers, room, dupe = Parsers(), Room(w, self._random, every), Dupe(self._random)
+        return [
+            Way("parsers, raw", 6, every, parsers.raw, parsers.settle),
+            Way("parsers, line", 6, lines, parsers.line, parsers.settle),
+            Way("parsers, record", 3, resumes + terms, parsers.record, parsers.settle),
+            Way("parsers, packet", 6, of_client + of_server, parsers.packet, parsers.settle),
+            Way("room, stranger", 20, room.known, room.stranger, room.settle),
+            Way("room, member", 20, of_client, room.member, room.settle),
+            Way("room, visitor", 1, resumes, room.visitor, room.settle),
+            Way("room, client", 10, room.known, room.client, room.settle),
+            Way("dupe, handshake", 8, handshakes, dupe.handshake, dupe.settle),
+            Way("dupe, packet", 20, of_server, dupe.packet, dupe.settle),
+            Way("dupe, welcome", 1, terms, dupe.welcome, dupe.settle),
+        ]
+
+    def _counted(self) -> Callable[..., None]:
+        """The programs tell nobody what they refuse."""
+
+        def count(error: ProtocolError, *words: str) -> None:
+            self._way.refused[type(error).__name__] += 1
+            Exception.__init__(error, *words)
+
+        return count
+
+    def run(self, progress: Callable[[int], float]) -> None:
+        """Until the progress, which goes from 0 to 1 and is given the number of datagrams, is 1."""
+        before = 0
+        while (done := progress(self.number)) < 1:
+            if not before and done >= 0.2:
+                before = memory()
+            self._step()
+        if before and (added := memory() - before) > MEMORY:
+            raise Found(f"seed {self._seed}: {added} bytes came on top")
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        (way,) = self._random.choices(self.ways, [way.weight for way in self.ways])
+        self._way, self.number, way.count = way, self.number + 1, way.count + 1
+        known = way.learnt if way.learnt and self._random.random() < 0.5 else way.seeds
+        data = self._mutator.mutated(self._random.choice(known), self._random.choice(way.seeds))
+        self.digest.update(data)
+        self._recent.append(f"datagram {self.number}, {way.name}: {data.hex()}")
+        steps, is_watched = len(self.coverage.steps), self.number % WATCH_EVERY == 0
+        try:
+            with self.coverage.watched() if is_watched else nullcontext():
+                way.send(data)
+                if is_watched or way.count % TURN_EVERY == 0:
+                    way.settle()
+                    self._recent.clear()
+        except Exception as error:  # of whatever kind it is
+            words = f"seed {self._seed}: {error!r}, with or after"
+            raise Found("\n".join((words, *self._recent))) from error
+        if len(self.coverage.steps) > steps and len(way.learnt) < LEARNT:
+            way.learnt.append(data)
+        way.seconds += time.perf_counter() - start
+
+    def table(self) -> list[str]:
+        rows = [f"{'way in':16}{'datagrams':>10}{'per s':>8}{'learnt':>8}  refused"]
+        for it in self.ways:
+            refused = ", ".join(f"{kind} {count}" for kind, count in sorted(it.refused.items()))
+            rate = it.count / it.seconds if it.count else 0
+            rows.append(f"{it.name:16}{it.count:10}{rate:8.0f}{len(it.learnt):8}  {refused}")
+        return [*rows, *self.coverage.summary(), f"digest {self.digest.hexdigest()[:16]}"]
+
+
+def memory() -> int:
+    """Bytes that the process has; 0 where the system does not tell."""
+    gc.collect()
+    with suppress(OSError):
+        found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+        return int(found[1]) << 10 if found else 0
+    return 0
+
+
+def positive(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise ValueError(text)
+    return float(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--seconds", type=positive, default=10.0, help="(default: %(default)s)")
+    add("--datagrams", type=positive, help="so many, instead of a time")
+    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    start = time.monotonic()
+
+    def progress(number: int) -> float:
+        seconds = time.monotonic() - start
+        return float(number / args.datagrams if args.datagrams else seconds / args.seconds)
+
+    with ExitStack() as stack:
+        fuzzer = Fuzzer(stack, args.seed)
+        try:
+            fuzzer.run(progress)
+        except Found as found:
+            traceback.print_exception(found.__cause__)
+            print(found)
+            return 1
+        finally:
+            print(*fuzzer.table(), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
