@@ -56,6 +56,7 @@ TURN_EVERY: Final = 8  # datagrams of one way in
 TURN: Final = 0.05  # seconds of virtual time
 LIFE_EVERY: Final = 100  # turns of the room: then alice says a line, and things happen
 PATIENCE: Final = 60.0  # seconds of virtual time, until she is heard
+SESSIONS: Final = 30  # of all, those included that only linger
 MOLES: Final = 6  # hostile members at the same time
 LEARNT: Final = 1000  # datagrams that are kept for each way in
 OVERHEARD: Final = 100  # datagrams of the room that strangers know
@@ -181,7 +182,7 @@ def put(data: bytes, place: tuple[int, int], value: int) -> bytes:
 
 
 class Dice(Random):
-    """Makes datagrams of others: of their bytes, or of what these stand for."""
+    """Random numbers, and datagrams made of others: of their bytes, or of what these mean."""
 
     def mutated(self, data: bytes, other: bytes) -> bytes:
         for _ in range(self.choice((0, 0, 1, 1, 1, 2, 4))):  # 0: it comes once more
@@ -347,43 +348,40 @@ def check_readers(channel: Channel) -> None:
             raise AssertionError(f"{len(reader.early)} lines of {log.name} are held back")
 
 
-def tried(call: Callable[..., object], *given: object) -> None:
-    """Whatever is given may be refused."""
-    with suppress(ProtocolError):
-        call(*given)
-
-
 class Parsers:
     """The functions of the protocol that take bytes from the network, and a channel."""
 
+    _KEYS: Final = Keys(b"k" * 32, b"t" * 32)
+
     def __init__(self) -> None:
-        self._sealing = Keys(b"k" * 32, b"t" * 32), RoomBlocks(b"r" * 32)
+        self._blocks = RoomBlocks(b"r" * 32)
         writes = {LogId.ROOM: 0, LogId.INBOX: 0}
         self._channel = Channel(protocol.TIMING, 0.0, {LogId.LINES: 0}, writes)
 
     def raw(self, data: bytes) -> None:
-        tried(protocol.parse_handshake_untrusted, data)
-        tried(protocol.session_of_untrusted, data)
-        tried(protocol.open_packet_untrusted, data, *self._sealing)
-
-    def line(self, data: bytes) -> None:
-        tried(protocol.parse_line_untrusted, data)
-        tried(protocol.parse_relayed_untrusted, data)
+        for parse in (
+            *(protocol.parse_handshake_untrusted, protocol.session_of_untrusted, self._open),
+            *(protocol.parse_line_untrusted, protocol.parse_relayed_untrusted),
+        ):
+            with suppress(ProtocolError):
+                parse(data)
 
     def record(self, clear: bytes) -> None:
-        keys, _ = self._sealing
+        proven = sealed_record(clear, self._KEYS, b"")
         for kind in (protocol.Resume, protocol.Terms):
-            tried(protocol.open_record_untrusted, kind, keys, b"", *sealed_record(clear, keys, b""))
+            with suppress(ProtocolError):
+                protocol.open_record_untrusted(kind, self._KEYS, b"", *proven)
 
     def packet(self, clear: bytes) -> None:
-        data = sealed(clear, bytes(8), *self._sealing)
-        tried(lambda: self._receive(protocol.open_packet_untrusted(data, *self._sealing)))
+        with suppress(ProtocolError):
+            packet = self._open(sealed(clear, bytes(8), self._KEYS, self._blocks))
+            self._channel.receive(packet, 1.0)
+            if len(self._channel.packets(1.0, {LogId.ROOM: Log(), LogId.INBOX: Log()})) > 1:
+                raise AssertionError("one packet was answered with several")
+            check_readers(self._channel)
 
-    def _receive(self, packet: protocol.Packet) -> None:
-        self._channel.receive(packet, 1.0)
-        if len(self._channel.packets(1.0, {LogId.ROOM: Log(), LogId.INBOX: Log()})) > 1:
-            raise AssertionError("one packet was answered with several")
-        check_readers(self._channel)
+    def _open(self, data: bytes) -> protocol.Packet:
+        return protocol.open_packet_untrusted(data, self._KEYS, self._blocks)
 
     def settle(self) -> None:
         """There is nothing that waits."""
@@ -428,9 +426,12 @@ class Room:
         end.receive(data, SERVER, self._world.network.now)
 
     def member(self, clear: bytes) -> None:
+        alive = [mole for mole in self._moles if mole.session in self._server._sessions]
+        if len(alive) < MOLES // 2 and self._dice.random() < 0.1:
+            self.visitor(self._good_resume())
         if not self._moles:
             return
-        mole = self._dice.choice(self._moles)
+        mole = self._dice.choice(alive or self._moles)
         session = self._server._sessions.get(mole.session)
         if session:
             clear = self._dice.adapted(clear, session.channel)
@@ -448,10 +449,6 @@ class Room:
         """Has a = 1, which costs nothing, or an A for which S would be 0 or 1."""
         dice, g = self._dice, GROUP.generator
         host, nonce = dice.choice(HOMES), dice.randbytes(16)
-        if dice.random() < 0.5:  # one that can be let in, or was in before
-            instance = dice.choice((nonce, host.encode().ljust(16)[:16]))
-            log_id = dice.choice((b"", self._world.server.store.log_id))
-            resume = protocol._format_record(protocol.Resume(log_id, instance, 0, 0))
         a_public = dice.choice(PUBLICS) if dice.random() < 0.2 else g
         hello = protocol.VERSION, host.split()[0], nonce, a_public.to_bytes(256, "big")
         cookie = self._ask(protocol.Hello(*hello), host, protocol.Cookie)
@@ -470,6 +467,13 @@ class Room:
             if not is_proper:
                 raise AssertionError(f"{a_public:x} was welcome as A")
             self._moles = [*self._moles[1 - MOLES :], Mole(welcome.session, keys.client, host)]
+
+    def _good_resume(self) -> bytes:
+        """Of an instance that is new, or was there before."""
+        dice = self._dice
+        instance = dice.choice((dice.randbytes(16), dice.randbytes(16), b"i" * 16))
+        log_id = dice.choice((b"", self._world.server.store.log_id))
+        return protocol._format_record(protocol.Resume(log_id, instance, 0, 0))
 
     def _ask(self, request: protocol.Handshake, host: str, kind: type[Answer]) -> Answer | None:
         data = protocol.format_handshake(request)
@@ -506,7 +510,7 @@ class Room:
             (server._handshakes, chatserver.WAITING_HANDSHAKES),
             (server._door._knocks, chatserver.PENDING_CHALLENGES),
             (server._brake._failures, chatserver.BRAKES),
-            (server._sessions, OPTIONS.max_users),
+            (server._sessions, SESSIONS),
             (server._room.log.lines, chatserver.ROOM_TAIL),
         ):
             if len(table) > limit:
@@ -566,8 +570,8 @@ class Dupe:
     _CREDENTIALS: Final = ((), (b"password",), (None, b"new password", bytes(16)))
     _SAID: Final = (protocol.Public("hello"), protocol.Direct("bob", "psst"), protocol.Who())
 
-    def __init__(self, dice: Dice) -> None:
-        self._dice, self._now = dice, 0.0
+    def __init__(self, dice: Dice, terms: list[bytes]) -> None:
+        self._dice, self._now, self._terms = dice, 0.0, terms
         self._client = self._another()
 
     def _another(self) -> Client:
@@ -628,8 +632,10 @@ class Dupe:
             return
         secret = protocol.server_secret_untrusted(attempt._a_public, 1, b_public, verifier)
         keys = protocol.derive_keys(secret, join, protocol.format_handshake(challenge))
-        proven = sealed_record(terms, keys.welcome, attempt.proven[0].proof)
-        self._tell(protocol.Welcome(attempt.nonce, session, *proven))
+        context = attempt.proven[0].proof
+        for clear in (terms, self._dice.choice((terms, *self._terms))):  # or it would seldom be in
+            proven = sealed_record(clear, keys.welcome, context)
+            self._tell(protocol.Welcome(attempt.nonce, session, *proven))
 
     def settle(self) -> None:
         """Time goes by, and the person does something."""
@@ -698,10 +704,10 @@ class Fuzzer:
         records = [protocol.parse_handshake_untrusted(data) for data in handshakes]
         resumes = [it.sealed for it in records if isinstance(it, protocol.Prove)]
         terms = [it.sealed for it in records if isinstance(it, protocol.Welcome)]
-        parsers, room, dupe = Parsers(), Room(w, self._dice, every), Dupe(self._dice)
+        parsers, room, dupe = Parsers(), Room(w, self._dice, every), Dupe(self._dice, terms)
         return [
             Way("parsers, raw", 6, every, parsers.raw, parsers.settle),
-            Way("parsers, line", 6, lines, parsers.line, parsers.settle),
+            Way("parsers, line", 6, lines, parsers.raw, parsers.settle),
             Way("parsers, record", 3, resumes + terms, parsers.record, parsers.settle),
             Way("parsers, packet", 6, of_client + of_server, parsers.packet, parsers.settle),
             Way("room, stranger", 20, room.known, room.stranger, room.settle),
