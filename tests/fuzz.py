@@ -273,12 +273,8 @@ class Dice(Random):
         """Mostly what can come next in the session whose other end has this channel."""
         clear, parts = clear[:BODY].ljust(BODY, b"\0"), split(clear[BODY:])
         cursors = (writer.next for writer in channel.writers.values())
-        likely = [
-            (NUMBER, channel._highest + 1),
-            (ECHO, channel.number - 1),
-            *zip(CURSORS, cursors),
-        ]
-        for place, value in likely:
+        values = channel._highest + 1, channel.number - 1, *cursors
+        for place, value in zip((NUMBER, ECHO, *CURSORS), values):
             if self.random() < 0.7:
                 clear = put(clear, place, value)
         for log, reader in channel.readers.items():
@@ -427,7 +423,7 @@ class Room:
 
     def member(self, clear: bytes) -> None:
         alive = [mole for mole in self._moles if mole.session in self._server._sessions]
-        if len(alive) < MOLES // 2 and self._dice.random() < 0.1:
+        if len(alive) < MOLES // 2 and self._dice.random() < 0.05:
             self.visitor(self._good_resume())
         if not self._moles:
             return
@@ -446,7 +442,7 @@ class Room:
         self._server.receive_untrusted(data, (source, PORT), self._world.network.now)
 
     def visitor(self, resume: bytes) -> None:
-        """Has a = 1, which costs nothing, or an A for which S would be 0 or 1."""
+        """Has a = 1, which costs nothing, or an A for which S would be 0, or 1 at every other b."""
         dice, g = self._dice, GROUP.generator
         host, nonce = dice.choice(HOMES), dice.randbytes(16)
         a_public = dice.choice(PUBLICS) if dice.random() < 0.2 else g
@@ -457,8 +453,9 @@ class Room:
         if challenge is None:
             return
         x, b_public = SECRET if challenge.salt else 0, int.from_bytes(challenge.public, "big")
-        is_proper = a_public == g
-        secret = protocol.client_secret_untrusted(1, g, b_public, x) if is_proper else a_public % 2
+        secret = pow(a_public, 2, GROUP.prime)
+        if is_proper := a_public == g:
+            secret = protocol.client_secret_untrusted(1, g, b_public, x)
         transcript = protocol.format_handshake(join), protocol.format_handshake(challenge)
         keys = protocol.derive_keys(secret, *transcript)
         proven = sealed_record(resume, keys.prove, keys.transcript)
@@ -567,7 +564,7 @@ class Room:
 class Dupe:
     """A client of a hostile server, and that server."""
 
-    _CREDENTIALS: Final = ((), (b"password",), (None, b"new password", bytes(16)))
+    _CREDENTIALS: Final = ((), (), (b"password",), (None, b"new password", bytes(16)))
     _SAID: Final = (protocol.Public("hello"), protocol.Direct("bob", "psst"), protocol.Who())
 
     def __init__(self, dice: Dice, terms: list[bytes]) -> None:
@@ -716,7 +713,7 @@ class Fuzzer:
             Way("room, client", 10, room.known, room.client, room.settle),
             Way("dupe, handshake", 8, handshakes, dupe.handshake, dupe.settle),
             Way("dupe, packet", 20, of_server, dupe.packet, dupe.settle),
-            Way("dupe, welcome", 3, terms, dupe.welcome, dupe.settle),
+            Way("dupe, welcome", 2, terms, dupe.welcome, dupe.settle),
         ]
 
     def _counted(self) -> Callable[..., None]:
