@@ -761,7 +761,7 @@ class Fuzzer:
         rows = [f"{'way in':16}{'datagrams':>10}{'per CPU s':>10}{'learnt':>8}  refused"]
         for it in self.ways:
             refused = ", ".join(f"{kind} {count}" for kind, count in sorted(it.refused.items()))
-            rate = it.count / it.seconds if it.count else 0
+            rate = it.count / it.seconds if it.seconds else 0  # the clock may be a coarse one
             rows.append(f"{it.name:16}{it.count:10}{rate:10.0f}{len(it.learnt):8}  {refused}")
         rows += self.coverage.summary()
         return [*rows, f"{self.added >> 10} KiB added, digest {self.digest.hexdigest()[:16]}"]
