@@ -455,8 +455,7 @@ class Room:
         secret = pow(a_public, 2, GROUP.prime)
         if is_proper := a_public == g:
             secret = protocol.client_secret_untrusted(1, g, b_public, x)
-        transcript = protocol.format_handshake(join), protocol.format_handshake(challenge)
-        keys = protocol.derive_keys(secret, *transcript)
+        keys = protocol.derive_keys(secret, join.identity, protocol.format_handshake(challenge))
         proven = sealed_record(resume, keys.prove, keys.transcript)
         prove = protocol.Prove(nonce, challenge.session, *proven)
         if welcome := self._ask(prove, host, protocol.Welcome):
@@ -612,15 +611,14 @@ class Dupe:
         """What is proper is the handshake before it, with b = 1, which costs nothing."""
         session, salt, iterations = self._dice.randbytes(8), b"", 0
         if self._client._session:
-            self._now += protocol.TIMING.hint_pause
-            self._tell(protocol.Gone(self._client._session.id))
+            self._client._join_again(self._now)
         if (attempt := self._client._attempt) is None:
             return
         self._tell(protocol.Cookie(attempt.nonce, bytes(16)))
         if self._client._credentials.password:
             salt, iterations = bytes(16), ITERATIONS
         verifier = GROUP.power(self._client._credentials.secret_untrusted(salt, iterations))
-        join, b_public = attempt.request, protocol.server_public(1, verifier)
+        b_public = protocol.server_public(1, verifier)
         challenge = protocol.Challenge(
             attempt.nonce, session, GROUP.pad(b_public), salt, iterations
         )
@@ -628,7 +626,8 @@ class Dupe:
         if not attempt.is_for(session) or attempt.proven is None:
             return
         secret = protocol.server_secret_untrusted(attempt._a_public, 1, b_public, verifier)
-        keys = protocol.derive_keys(secret, join, protocol.format_handshake(challenge))
+        identity, data = attempt._hello.identity, protocol.format_handshake(challenge)
+        keys = protocol.derive_keys(secret, identity, data)
         context = attempt.proven[0].proof
         for clear in (terms, self._dice.choice((terms, *self._terms))):  # or it would seldom be in
             proven = sealed_record(clear, keys.welcome, context)

@@ -11,6 +11,7 @@ from typing import Final
 from unittest import mock
 
 import protocol
+from chatclient import Client
 from protocol import LogId, ProtocolError
 from tests.fuzz import Fuzzer, main
 
@@ -49,7 +50,7 @@ class FuzzTest(unittest.TestCase):
         self.assertNotEqual(first, other)
 
     def test_what_is_wrong_is_found_and_told(self) -> None:
-        split, hold = protocol._split_parts_untrusted, protocol.Reader.hold
+        split = protocol._split_parts_untrusted
 
         def careless(body: bytes) -> list[tuple[LogId, int, bytes]]:
             try:
@@ -57,15 +58,12 @@ class FuzzTest(unittest.TestCase):
             except ProtocolError:
                 raise struct.error("unpack requires more") from None
 
-        def greedy(reader: protocol.Reader, part: protocol.Part) -> int:
-            before, reader.window = reader.window, 1000
-            held = hold(reader, part)
-            reader.window = before
-            return held
+        def credulous(client: Client, now: float) -> None:
+            client._session = None
 
         split_badly = mock.patch.object(protocol, "_split_parts_untrusted", careless)
-        hold_all = mock.patch.object(protocol.Reader, "hold", greedy)
-        for words, bug in (("unpack requires", split_badly), ("are held back", hold_all)):
+        believe = mock.patch.object(Client, "_doubt", credulous)
+        for words, bug in (("unpack requires", split_badly), ("should be shown", believe)):
             with self.subTest(words), bug:
                 status, told = run("--datagrams", "10000", "--seed", "7")
                 self.assertEqual(status, 1)

@@ -44,6 +44,7 @@ from protocol import (
     parse_handshake_untrusted,
 )
 from tests.crowd import Member
+from tests.fuzz import Dice
 from tests.network import Datagram
 from tests.programs import (
     LOCALHOST,
@@ -70,7 +71,6 @@ from tests.test_accounts import AccountsTest, add, knows, registers
 from tests.test_accounts_end_to_end import CHEAP, PASSWORD, is_handshake
 from tests.test_accounts_end_to_end import AccountsTest as AccountProgramsTest
 from tests.test_end_to_end import direct, passages, public
-from tests.test_fuzz import mutated
 from tests.test_roaming import intercepted
 
 Dump: TypeAlias = dict[str, list[tuple[object, ...]]]
@@ -167,6 +167,12 @@ def forged(session: bytes, keys: Keys, blocks: RoomBlocks) -> Iterator[bytes]:
         part = Part(LogId.LINES, number, (" ".join(register).encode(),))
         packet = Packet(HIGH, 0, 0, True, (0, 0, 0), (part,))
         yield protocol.seal_packet(packet, session, keys, blocks)
+
+
+def mutated(record: list[bytes], count: int) -> Iterator[bytes]:
+    """So many that are made of those."""
+    dice = Dice(1)
+    return (dice.mutated(dice.choice(record), dice.choice(record)) for _ in range(count))
 
 
 def under(session: bytes, data: bytes) -> bytes:
@@ -677,7 +683,7 @@ class AmplificationTest(InVirtualTime):
         with world() as w:
             record = [datagram.data for datagram in self.record(w)]
             self.assert_small_and_to_its_sender(w, record, Cookie, Gone)
-            corpus = islice(mutated(Random(1), record), 5000)
+            corpus = mutated(record, 5000)
             self.assert_small_and_to_its_sender(w, corpus, Cookie, Refused, Gone)
 
     def test_what_was_recorded_before_a_restart(self) -> None:
@@ -1116,7 +1122,7 @@ class RealAmplificationTest(StrangersTest):
         record = [each.data for each in self.wire.record]
         for corpus in (
             record,
-            islice(mutated(Random(1), record), 1000),
+            mutated(record, 1000),
             handshakes_of_all_lengths(more=2 * AT_ONCE),
             session_packets_of_all_lengths(UNKNOWN),
             session_packets_of_all_lengths(self.wire.session("alice")),
