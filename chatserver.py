@@ -175,7 +175,7 @@ class Member:
     session: bytes = b""  # the latest, and where it was: whom to tell after a restart
     host: str = ""
     port: int = 0
-    first: int = 0  # line of the room that it may read: what was said before is not for it
+    first: int = 0  # number of a line of the room that it may read: older ones are not for it
     bucket: protocol.Bucket | None = None  # of its lines, while it is here
 
 
@@ -1596,7 +1596,7 @@ class Server:
         that from now on."""
         member = session.member
         if member.account:
-            for other in self._sessions.values():
+            for other in list(self._sessions.values()):  # one may have to make way
                 if other is not session and other.logs[LogId.INBOX] is member.inbox:
                     is_in = other.member.state is State.PRESENT
                     self._put_out(other, ELSEWHERE if is_in else "", now)

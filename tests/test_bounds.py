@@ -293,6 +293,20 @@ class TablesTest(unittest.TestCase):
             self.assertEqual(w.server.server._sessions, {})
             self.assertEqual(w.server.server._lingering, {})
 
+    def test_a_takeover_while_many_linger_hurts_nobody(self) -> None:
+        with world() as w, mock.patch("chatserver.LINGERING", 1):
+            add(w, "alice")
+            bob, carol = w.joined("bob", "carol")
+            older = w.join("alice", "desk", knows())
+            bob.leave()
+            w.run(1)
+            newer = w.join("alice", "phone", knows())
+            w.run(1)
+            self.assertEqual(older.client.failure, "logged in from elsewhere")
+            newer.say("#hello")
+            w.run(1)
+            self.assertEqual(talk(carol), ["alice: #hello"])
+
     def test_who_asks_who_is_here_gets_what_others_got_until_somebody_comes_or_goes(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
