@@ -142,7 +142,7 @@ class Credentials:
             raise Failed("this name needs its password", Refusal.LOGIN.value)
         what = (password, salt, iterations)
         if what not in self._secrets and len(self._secrets) == SALTS:
-            raise Failed("this server asks for too much work", Refusal.LOGIN.value)
+            raise Failed("this server asks for more and more work")
         try:
             self._secrets[what] = self._secrets.get(what) or protocol.password_secret_untrusted(
                 *what
