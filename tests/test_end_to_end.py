@@ -661,11 +661,16 @@ class Ends(RoomTest):
 
 class Addresses(RoomTest):
     def test_addresses_may_change_in_mid_stream_on_a_network_that_loses(self) -> None:
-        server = self.start_server("--rate", "0", "-v")
+        server = self.start_server("--rate", "0", "-v", first_timeout=0.3, ack_allowance=0.1)
         names = ("alice", "bob")
         texts = [f"line {n}" for n in range(60)]
         with Relay(server.port, seed=3, drop=0.1) as relay:
-            clients = {n: self.start_client(n, relay.port, keepalive=0.5) for n in names}
+            clients = {
+                name: self.start_client(
+                    name, relay.port, keepalive=0.5, first_timeout=0.3, ack_allowance=0.1
+                )
+                for name in names
+            }
             for client in clients.values():
                 wait_until_joined(client)
             for start in range(0, 60, 20):
