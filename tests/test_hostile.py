@@ -215,6 +215,25 @@ class ServerTest(unittest.TestCase):
         self.client._delivery.outbox.drop(self.client._delivery.outbox.end)
         self.assertEqual(self.client.backlog, MAX_BACKLOG)
 
+    def test_nothing_that_it_says_is_shown_but_clean_texts_of_names_that_can_be(self) -> None:
+        before = len(self.alice.texts())
+        for line in (
+            "1 * PM fake",
+            "1 bob NO 1 fake",
+            "1 b\u043eb PM fake",
+            "1 bob PM",
+            "x bob PM fake",
+            "99999999999 bob PM fake",
+            "1 bob HERE 0 fake",
+            "1 * HERE 0 \x1b[2J",
+            "1 bob PM \x1b[2J\x9b31m\x07\x00\u202e\u2066 clean \u2028\ud7ff",
+            "1 * NO 77 \x1b]0;title\x07words",
+        ):
+            self.tell(LogId.ROOM, line)
+        self.w.run(1)
+        shown = ["bob: [2J31m clean \ud7ff", "* not delivered: ]0;titlewords"]
+        self.assertEqual(self.alice.texts()[before:], shown)
+
     def test_lines_that_no_cursor_can_count_are_refused(self) -> None:
         session = self.client._session
         assert session

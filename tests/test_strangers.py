@@ -70,7 +70,7 @@ from tests.room import (
 from tests.test_accounts import AccountsTest, add, knows, registers
 from tests.test_accounts_end_to_end import CHEAP, PASSWORD, is_handshake
 from tests.test_accounts_end_to_end import AccountsTest as AccountProgramsTest
-from tests.test_end_to_end import direct, passages, public
+from tests.test_end_to_end import direct, passages, public, talk
 from tests.test_roaming import intercepted
 
 Dump: TypeAlias = dict[str, list[tuple[object, ...]]]
@@ -1048,6 +1048,52 @@ class RealForgeryTest(StrangersTest):
         for name, lines in self.talk(clients).items():
             self.assertEqual(clients[name].shown, shown[name] + lines)
         self.assertFalse(any(map(is_handshake, arrived(mallory.udp))))
+
+
+class RealContentTest(StrangersTest):
+    # What no line may have in it; a newline cannot be, since it would end the line.
+    BAD: Final = (
+        *(b"PM bell \x07", b"PM \x1b[2J", b"PM \x00", b"PM a\rb", b"PM \xc2\x9b2J", b"PM \xc2\x85"),
+        *(b"PM \xe2\x80\xae", b"PM \xe2\x81\xa6", b"PM \xe2\x80\xa8", b"PM \xef\xbb\xbf"),
+        *(
+            b"PM \xff",
+            b"PM \xc0\xaf",
+            b"PM \xe0\x80\xaf",
+            b"PM \xed\xa0\x80",
+            b"PM \xf4\x90\x80\x80",
+        ),
+        *(b"PM", b"PM " + b"x" * (protocol.MAX_TEXT + 1), b"DM bob", b"DM bob \x1b[2J", b"DM * x"),
+        *(b"DM bob\x00 x", b"DM b\xc3\xb6b x", b"REGISTER", b"register x y z"),
+    )
+
+    def test_what_a_client_should_have_cleaned_is_refused_and_shown_to_nobody(self) -> None:
+        (bob,) = self.join(self.wire.port, "bob")
+        mallory = self.member("mallory")
+        for raw in self.BAD:
+            mallory._outbox.append(raw)
+        mallory.say("the end")
+        drive(mallory, lambda heard: any(b"the end" in line for line in heard))
+        bob.wait_for(*public("mallory", "the end"))
+        self.assertEqual(talk(self.leave(bob)), public("mallory", "the end"))
+        with closing(connect(self.db)) as file:
+            rows = file.execute("SELECT line FROM lines ORDER BY log, number").fetchall()
+        refused = [line for (line,) in rows if b" * NO " in line]
+        numbers = [int(line.split(b" ")[3]) for line in refused]
+        self.assertEqual(numbers, list(range(len(self.BAD))))
+        self.assertFalse([line for line in refused if not protocol.clean_text(line.decode())])
+
+    def test_nobody_is_called_like_the_server_or_like_somebody_else(self) -> None:
+        for number, name in enumerate(
+            ("*", "", "a b", "\u0430lice", "alice\x00", "\ud800", "x" * 33)
+        ):
+            it = Hello(protocol.VERSION, "", bytes([number]) * 16, protocol.GROUP.pad(5))
+            data = format_handshake(it).replace(
+                b'"username":""', f'"username":{json.dumps(name)}'.encode()
+            )
+            (reply,) = self.stranger.tell(data)
+            refused = parse_handshake_untrusted(reply)
+            assert isinstance(refused, Refused)
+            self.assertEqual(refused.code, "username")
 
 
 class RealHandshakeTest(StrangersTest):
