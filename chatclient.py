@@ -151,6 +151,11 @@ class Credentials:
             raise Failed(f"this server asks for something dangerous: {error}") from None
         return self._secrets[what]
 
+    def adopt(self, password: bytes) -> None:
+        """The one that somebody has typed: what came of others does not count any more."""
+        self.password = password
+        self._secrets.clear()
+
     def adopt_new(self) -> None:
         """The new password is the one that counts."""
         self.password, self.registration = self._new, None
@@ -404,7 +409,7 @@ class Client:
 
     def log_in(self, password: bytes, now: float) -> None:
         """Tries to join with this password, after it was wanted."""
-        self._credentials.password = password
+        self._credentials.adopt(password)
         self.failure, self.wants_password = None, False
         self._join_again(now)
 

@@ -63,10 +63,9 @@ PACKET_COST: Final = 0.25
 POWER_COST: Final = 3.0
 WAITING_HANDSHAKES: Final = 256  # a second's work: after that clients repeat them anyway
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
-# Challenges for one network: a class comes in at once, also from behind one router. (A rate of 0
-# is one without this limit.)
+# Challenges for one network at once, since a class may come in from behind one router; then as many
+# a second as a member may write lines.
 CHALLENGES_BURST: Final = 60
-CHALLENGES_RATE: Final = 2.0  # a second
 NETWORKS: Final = 1024  # of which that is remembered; the longest quiet make way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 # To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
@@ -83,8 +82,8 @@ UNREAD_NOTICES: Final = 64  # nothing more is taken from a member who does not r
 # Lines of the room in the file, of a gigabyte at most; older ones make way.
 ROOM_LINES: Final = 1_000_000
 UNREAD_INBOX: Final = 1000  # DMs are then refused to their sender; a megabyte on disk
-# Once so many lines are unread in all inboxes together, none may hold more than its share: a
-# hundred megabytes, and what ten thousand owners have in theirs.
+# Once so many lines are unread in all inboxes together, a hundred megabytes, none may grow beyond
+# its share; a gigabyte, if each of ten thousand owners has that.
 UNREAD_LINES: Final = 100_000
 UNREAD_SHARE: Final = 100
 MAX_ACCOUNTS: Final = 10_000  # some 10 MB, without what is kept for them
@@ -204,6 +203,7 @@ class StoredLog(Log):
 
     def stage(self, line: bytes) -> int:
         self._store.changed_logs[self.key] = self
+        self._store.unread += self.key != ROOM_KEY
         self.staged.append(line)
         return self.next - 1
 
@@ -231,6 +231,7 @@ class StoredLog(Log):
         """Nobody needs the lines below ``before`` any more; whoever comes later starts there."""
         if before > self.oldest:
             self._store.changed_logs[self.key] = self
+            self._store.unread -= (before - self.oldest) * (self.key != ROOM_KEY)
             self.drop(before)
             self.oldest = before
 
@@ -295,6 +296,7 @@ class Store:
             self._prepare(random_bytes)
             query = "SELECT log_id, secret FROM room_file"
             self.log_id, self._secret = self._file.execute(query).fetchone()
+            self.unread = self._count_unread()  # lines of all inboxes
         except (OSError, sqlite3.Error) as error:
             words = getattr(error, "strerror", None) or str(error)
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
@@ -395,8 +397,7 @@ class Store:
         ((count,),) = self._query("SELECT count(*) FROM accounts")
         return int(count) + len(self.changed_accounts)
 
-    def count_unread(self) -> int:
-        """The lines of all inboxes."""
+    def _count_unread(self) -> int:
         query = "SELECT total(next - oldest) FROM logs WHERE log != ?"
         ((count,),) = self._query(query, ROOM_KEY)
         return int(count)
@@ -516,6 +517,7 @@ class Store:
             dropped = self._file.execute(deletion, logs).rowcount
             if dropped < ORPHANED_AT_ONCE:
                 self._file.execute(f"DELETE FROM logs WHERE {theirs}", logs)
+        self.unread = self._count_unread()
         return dropped == ORPHANED_AT_ONCE or len(logs) == ORPHANS_AT_ONCE
 
     def hold(self) -> None:
@@ -559,8 +561,6 @@ class Room:
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
         self._roster: list[bytes] = []  # as it was last told, until somebody comes or goes
-        # Lines in all inboxes: they are counted now and then, and meanwhile only added to.
-        self._unread = store.count_unread()
         # The numbers of the newest public lines, which a newcomer is shown.
         self._public = deque(_public_lines(store, self.log, history), maxlen=history)
 
@@ -603,12 +603,11 @@ class Room:
         """To a member; or into the inbox of an account, or of a lost guest, who may come back."""
         recipient = self.members.get(fold(message.to))
         inbox, name = self._inbox_of(message.to)
-        limit = UNREAD_INBOX if self._unread < UNREAD_LINES else UNREAD_SHARE
+        limit = UNREAD_INBOX if self._store.unread < UNREAD_LINES else UNREAD_SHARE
         if inbox.unread >= limit:
             raise protocol.BadMessage(f"{name} has too many unread messages")
         line = self.line(member.name, protocol.Direct(name, message.text))
         inbox.stage(line)
-        self._unread += 1
         if recipient is None:
             words = f"{name} is away: kept until they are back"
             self._answer(member, protocol.Accepted(number, words))
@@ -688,13 +687,6 @@ class Room:
         gone between them."""
         first = self._public[0] if self._public else self.log.next
         return max(first, self.log.next - HISTORY_LINES)
-
-    def forget(self, before: int) -> bool:
-        """The instances that have been away since that Unix time, and what was theirs; whether
-        there is more of that."""
-        is_more = self._store.forget(before)
-        self._unread = self._store.count_unread()
-        return is_more
 
     def prune(self, before: int) -> bool:
         """Forgets some lines from before that Unix time, and some of too many; whether there may be
@@ -1094,13 +1086,22 @@ class Server:
 
     def receive_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Takes in one datagram; what is wrong with it concerns nobody else."""
-        try:
+        with self._suffered(data, address):
             if data[:1] == b"{":
                 self._handshake_untrusted(data, address, now)
             else:
                 self._packet_untrusted(data, address, now)
-        except protocol.Objection as error:
-            self._refuse(error, address, len(data))
+
+    @contextmanager
+    def _suffered(self, data: bytes, address: Address) -> Iterator[None]:
+        """What is wrong with a datagram is told to the operator, and perhaps to its sender."""
+        try:
+            yield
+        except protocol.Objection as why:
+            if why.code is not Refusal.LOGIN:  # of which more has been told
+                log.info("refused %s port %d: %s", *address[:2], why)
+            refusal = protocol.Refused(why.nonce, why.code.value, str(why))
+            self._answer(refusal, address, len(data))
         except ProtocolError as error:
             log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], error)
 
@@ -1185,9 +1186,8 @@ class Server:
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
-            self._forget_at = now + self._forget(
-                self._room.forget, unix - INSTANCE_MEMORY, FORGET_EVERY
-            )
+            before = unix - INSTANCE_MEMORY
+            self._forget_at = now + self._forget(self._store.forget, before, FORGET_EVERY)
         if now >= self._prune_at:
             keep_days = self._options.keep_days
             before = unix - keep_days * DAY if keep_days else 0
@@ -1382,26 +1382,18 @@ class Server:
     # -- joining
 
     def _shake_hands_untrusted(self, arrived: Arrived, now: float) -> None:
-        record, data, address = arrived.record, arrived.data, arrived.address
+        data, address = arrived.data, arrived.address
         try:
-            match record:
-                case protocol.Join():
-                    self._join(record, address, now)
-                case protocol.Prove():
-                    self._prove_untrusted(record, data, address, now)
-                case _:
-                    assert_never(record)
-        except protocol.Objection as error:
-            self._refuse(error, address, len(data))
-        except ProtocolError as error:
-            log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], error)
+            with self._suffered(data, address):
+                match arrived.record:
+                    case protocol.Join() as join:
+                        self._join(join, address, now)
+                    case protocol.Prove() as prove:
+                        self._prove_untrusted(prove, data, address, now)
+                    case _:
+                        assert_never(arrived.record)
         except StoreError as error:
             log.error("%s: nobody can join until it can be", error)
-
-    def _refuse(self, why: protocol.Objection, address: Address, limit: int) -> None:
-        if why.code is not Refusal.LOGIN:  # the name has been logged, too
-            log.info("refused %s port %d: %s", *address[:2], why)
-        self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, limit)
 
     def _join(self, join: protocol.Join, address: Address, now: float) -> None:
         if challenge := self._door.repeated(join, address, now):  # the one before it was the same
@@ -1423,8 +1415,11 @@ class Server:
     def _may_knock(self, address: Address, now: float) -> bool:
         """Whether another challenge is due to the network: who comes and goes all the time fills
         everybody's screen, and the oldest challenges make way."""
-        network, rate = network_of(address[0]), CHALLENGES_RATE if self._options.rate else 0
-        bucket = self._challenges.setdefault(network, protocol.Bucket(rate, CHALLENGES_BURST))
+        network, fresh = (
+            network_of(address[0]),
+            protocol.Bucket(self._options.rate, CHALLENGES_BURST),
+        )
+        bucket = self._challenges.setdefault(network, fresh)
         self._challenges.move_to_end(network)
         if len(self._challenges) > NETWORKS:
             self._challenges.popitem(last=False)
@@ -1539,9 +1534,8 @@ class Server:
 
     def _places(self, account: Account) -> int:
         """Guests cannot fill the room for those who have an account."""
-        places = self._options.max_users
-        is_reserved = account.is_guest or self._options.members_only
-        return places if is_reserved else places + ceil(places / 10)
+        places, has_more = self._options.max_users, not self._options.members_only
+        return places + ceil(places / 10) if has_more and not account.is_guest else places
 
     def _is_deserted(self, holder: Member, address: Address, now: float) -> bool:
         """Whether the holder of a name that somebody at ``address`` wants is gone: if that was its

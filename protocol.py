@@ -32,8 +32,8 @@ A client writes into *lines*; the first word counts without regard to case:
     anything else    to everyone; but send the explicit PM, or a text like "EX" is a command
 
 EX takes no words and ends the instance: once the server's cursor, or Terms' lines, has passed it,
-the client has left. Nothing more is taken from it, the session answers for some 10 s more, and who
-wants to come back needs a new instance.
+the client has left. Nothing more is taken from it, the session answers for up to 10 s more, and
+who wants to come back needs a new instance.
 
 The server relays ``<unix seconds> <sender> <line>``, the seconds in 1 to 10 digits. In *room*: ``PM
 text``, ``HI`` (the sender joined), ``EX [reason]`` (the sender left; the reason is the server's).
@@ -42,7 +42,8 @@ The server's own lines have the sender ``*``:
 
     OK number words...       inbox     line ``number`` was taken, and with what effect
     NO number words...       inbox     line ``number`` of this client was refused, and why
-    HERE more name name...   notices   answers WHO; ``more`` roster lines follow this one
+    HERE more name name...   notices   answers WHO; ``more`` roster lines follow this one. Its
+                                       time may be that of an earlier answer that still holds
     BYE                      notices   the server is shutting down: wait, and join again
     OUT words...             notices   this client has lost its place, and why: do not come back
 
@@ -78,6 +79,7 @@ more than 1,200.
     S -> C  GONE       session                 no such session: only a hint to join again
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
+(A JOIN may get no answer at all, if many come from one network.)
 The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
 a new try needs a new nonce and A. It repeats after a third of the time that it has had no answer,
 1 s at least and 10 s at most, less up to a quarter at random, so that not all come back at once. A
@@ -90,8 +92,9 @@ neither ends a session. Who has one tries again after such a pause, after a "log
 nothing has answered within a timeout: or else a forged GONE would be enough to make it deal with
 whoever forges the rest. That is done beside the session. From PROVE on, which tells the cursors,
 and until the try is given up, nothing is sent or taken in the session; before that, an answer in it
-ends the try; and WELCOME ends the session, also one to a try that such a packet has ended, if
-nothing has been taken in the session since. What comes in one after BYE is no sign of life.
+ends the try; and WELCOME ends the session. If a REFUSED or a GONE has ended the try after PROVE, a
+WELCOME to it still counts, until something is taken in the session. What comes in a session after
+BYE is no sign of life.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
@@ -231,7 +234,7 @@ class Timing:
 
     first_timeout: float = 1.0  # RFC 6298 §2.1
     max_timeout: float = 8.0  # of a retransmission, backed off
-    pacing: float = 0.005  # between two times that AT_ONCE packets leave
+    pacing: float = 0.005  # between two times that AT_ONCE packets leave, at least
     ack_delay: float = 0.2  # how long an acknowledgement waits for company
     ack_allowance: float = 0.3  # what a timeout adds for the other side's ack_delay
     keepalive: float = 20.0  # RFC 8085 §3.5: not more often than every 15 s

@@ -211,8 +211,10 @@ class WaitingTest(unittest.TestCase):
         self.assertIn((b"0", "newcomer"), taken[:17])
 
     def test_it_is_bounded_however_many_networks_there_are(self) -> None:
+        """Of those with as much as each other the latest lose it: the others are nearly served."""
         for number in range(2 * WAITING_HANDSHAKES):
             self.put(1, f"host {number}")
+        self.assertEqual(next(iter(self.waiting._queues)), "host 0")
         self.assertEqual(len(self.waiting), WAITING_HANDSHAKES)
         self.assertEqual(len(self.waiting._queues), WAITING_HANDSHAKES)
 

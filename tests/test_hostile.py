@@ -194,7 +194,7 @@ class ServerTest(unittest.TestCase):
         self.client.say(Public("#lost"), self.w.network.now)
         self.alice.leave(patience=2.0)
         for _ in range(5):
-            self.tell(LogId.INBOX, "1 * NO 9999999999 x", "1 * NO 77 x")
+            self.tell(LogId.INBOX, "1 * NO 0 x", "1 * NO 9999999999 x", "1 * NO 77 x")
             self.w.run(1)
         self.assertEqual(self.client.failure, "1 line may not have arrived")
 

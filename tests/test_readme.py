@@ -139,10 +139,10 @@ class ReadmeTest(unittest.TestCase):
             ("datagrams, and lines", f"{server.LINES_PER_TURN} of each"),
             ("handshakes' arithmetic", f"{server.HANDSHAKES_PER_TURN:.0f} ms"),
             ("handshakes that wait", f"{server.WAITING_HANDSHAKES:,}"),
-            (
-                "challenges for one network",
-                f"{server.CHALLENGES_BURST}, then {server.CHALLENGES_RATE:.0f} a second",
-            ),
+            ("challenges for one network", f"{server.CHALLENGES_BURST}, then `--rate` a second"),
+            ("networks that have had challenges", f"{server.NETWORKS:,}"),
+            ("packets of one member that nobody has echoed", f"{protocol._UNANSWERED:,}"),
+            ("blocks of the room", f"{protocol.RoomBlocks._LIMIT}"),
             (
                 "challenges without an answer",
                 f"{server.PENDING_CHALLENGES:,}, for {timing.cookie_life:.0f} s",
