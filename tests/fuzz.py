@@ -61,6 +61,19 @@ LEARNT: Final = 1000  # datagrams that are kept for each way in
 OVERHEARD: Final = 100  # datagrams of the room that strangers know
 RECENT: Final = 16  # datagrams that are printed: some wait for their turn
 MEMORY: Final = 3 << 20  # bytes that may come on top after a fifth of the time
+# So small that they are met.
+BOUNDS: Final = {
+    "LINGERING": 2,
+    "NETWORKS": 3,
+    "PENDING_CHALLENGES": 4,
+    "WAITING_HANDSHAKES": 4,
+    "BRAKES": 9,
+    "INSTANCES": 5,
+    "ROOM_LINES": 200,
+    "UNREAD_LINES": 20,
+    "UNREAD_SHARE": 5,
+    "ORPHANS_AT_ONCE": 2,
+}
 
 STRANGERS: Final = ("stranger", "2001:db8::1", "fe80::1%eth0", "::ffff:192.0.2.1")
 NAMES: Final = ("mallory", "Mallet", "dora", "emil", "fritz")
@@ -502,6 +515,10 @@ class Room:
     def _check_tables(self) -> None:
         server = self._server
         for table, limit in (
+            (server._lingering, chatserver.LINGERING),
+            (server._challenges, chatserver.NETWORKS),
+            (server._blocks._sealed, protocol.RoomBlocks._LIMIT),
+            (server._room.log._parts, protocol._PARTS_KEPT),
             (server._handshakes, chatserver.WAITING_HANDSHAKES),
             (server._door._knocks, chatserver.PENDING_CHALLENGES),
             (server._brake._failures, chatserver.BRAKES),
@@ -685,6 +702,8 @@ class Fuzzer:
         self._recent: deque[str] = deque(maxlen=RECENT)
         for name, value in (("ITERATIONS", ITERATIONS), ("ITERATIONS_ALLOWED", range(1, 10))):
             stack.enter_context(mock.patch.object(protocol, name, value))
+        for name, bound in BOUNDS.items():
+            stack.enter_context(mock.patch.object(chatserver, name, bound))
         w = stack.enter_context(world(seed, HEALTHY, replace(OPTIONS, rate=0, keep_days=1)))
         self.ways = self._all_ways(w)
         self._way = self.ways[0]
