@@ -80,7 +80,8 @@ _LEAVING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 LEAVING: Final = {getattr(signal, name) for name in _LEAVING if hasattr(signal, name)}
 STOPPING: Final = {signal.SIGTSTP} if hasattr(signal, "SIGTSTP") else set()
 PASSWORD_TRIES: Final = 3
-SALTS: Final = 8  # with each of which a server can ask for a second's work or two
+SALTS: Final = 8  # at once, with each of which a server can ask for a second's work or two
+SALTS_RATE: Final = 1 / 60  # and how many a second
 MAX_BACKLOG: Final = 1000  # undelivered lines: an endless pipe must not fill the memory
 BACKLOG_PAUSE: Final = 0.05  # seconds
 CLOSING_PATIENCE: Final = 1.0  # seconds until who reads lets go of its terminal, if ever
@@ -123,10 +124,11 @@ class Credentials:
         self.password = password
         self.registration = None if new is None else protocol.registration(new, salt)
         self._new = new
-        # They take a while, and joining again must not.
+        # They take a while, and joining again must not. The one that was used last is the last.
         self._secrets: dict[tuple[bytes, bytes, int], int] = {}
+        self._work = protocol.Bucket(SALTS_RATE, SALTS)
 
-    def secret_untrusted(self, salt: bytes, iterations: int) -> int:
+    def secret_untrusted(self, salt: bytes, iterations: int, now: float) -> int:
         """x for a CHALLENGE; Failed if it makes a guest of who has a password, or wants a
         password of who has none."""
         password = self.password
@@ -141,20 +143,22 @@ class Credentials:
         if password is None:
             raise Failed("this name needs its password", Refusal.LOGIN.value)
         what = (password, salt, iterations)
-        if what not in self._secrets and len(self._secrets) == SALTS:
-            raise Failed("this server asks for more and more work")
+        if what not in self._secrets:
+            if self._work.ready_at() > now:
+                raise Failed("this server asks for more and more work")
+            self._work.take(now)
         try:
-            self._secrets[what] = self._secrets.get(what) or protocol.password_secret_untrusted(
-                *what
-            )
+            secret = self._secrets.pop(what, 0) or protocol.password_secret_untrusted(*what)
         except ProtocolError as error:
             raise Failed(f"this server asks for something dangerous: {error}") from None
-        return self._secrets[what]
+        self._secrets[what] = secret
+        if len(self._secrets) > SALTS:
+            del self._secrets[next(iter(self._secrets))]
+        return secret
 
     def adopt(self, password: bytes) -> None:
-        """The one that somebody has typed: what came of others does not count any more."""
-        self.password = password
-        self._secrets.clear()
+        """The one that somebody has just typed, and is worth new work."""
+        self.password, self._work = password, protocol.Bucket(SALTS_RATE, SALTS)
 
     def adopt_new(self) -> None:
         """The new password is the one that counts."""
@@ -210,7 +214,7 @@ class Attempt:
     def _answer_untrusted(
         self, challenge: protocol.Challenge, data: bytes, resume: protocol.Resume, now: float
     ) -> None:
-        x = self._credentials.secret_untrusted(challenge.salt, challenge.iterations)
+        x = self._credentials.secret_untrusted(challenge.salt, challenge.iterations, now)
         self.is_login = x != protocol.GUEST_SECRET
         b_public = int.from_bytes(challenge.public, "big")
         secret = protocol.client_secret_untrusted(self._a, self._a_public, b_public, x)
@@ -401,6 +405,7 @@ class Client:
         self._is_in_doubt = False  # whether the session still lives
         self._closed_since = inf
         self._hint_at = -inf
+        self._ask_again_at = inf
         self._ended: Session | None = None  # the one of which the server has said so
         self._has_said_trouble = False
         self._refusals: set[str] = set()  # the codes of those that were told
@@ -477,7 +482,6 @@ class Client:
         if self._attempt and self._attempt.proven:
             return  # the cursors that it has told the server must not move
         packet = protocol.open_packet_untrusted(data, session.keys.server, session.blocks)
-        self._former = None
         delivered = session.delivered
         if session.channel.receive(packet, now) and self._is_alive(session, now):
             self._end_trouble()
@@ -488,6 +492,7 @@ class Client:
             self._delivery.outbox.drop(session.delivered)
         for log, reader in session.channel.readers.items():
             while reader.is_ready:
+                self._former = None  # it has told another cursor
                 number, raw = reader.take()
                 with contextlib.suppress(protocol.BadMessage):
                     self._read_untrusted(log, number, raw, now)
@@ -653,7 +658,9 @@ class Client:
         self._is_in_doubt = True
         if self._session and attempt is None:
             self._session.channel.ask(now)
-            self._join_again(now, self._session.channel.round_trip.timeout(0))
+            timeout = self._session.channel.round_trip.timeout(0)
+            self._ask_again_at = now + timeout / 2  # one question or its answer may be lost
+            self._join_again(now, timeout)
         elif attempt and attempt.proven:
             self._try_again(attempt, now)
         elif attempt:
@@ -680,7 +687,8 @@ class Client:
         if not self.has_joined:
             self.failure, self.wants_password = f"{words} ({self._server})", wants_password
             return
-        if code not in self._refusals and len(self._refusals) < len(Refusal):
+        is_known = code in self._refusals
+        if not is_known and len(self._refusals) < len(Refusal):
             self._refusals.add(code)
             told = f"not let in again ({words}): still trying"
             if self._is_in_doubt and not self._has_said_trouble:
@@ -689,7 +697,8 @@ class Client:
                 self._tell(told)
         pause = self._pause(now - self._trying_since)
         if wants_password and attempt.is_login:  # it has tried one
-            pause = self._timing.login_pause
+            timing = self._timing
+            pause = timing.login_pause if is_known else timing.first_login_pause
         self._try_again(attempt, now + pause)
 
     def _pause(self, trouble: float) -> float:
@@ -789,6 +798,8 @@ class Client:
         if self._session is None:
             yield self._closed_since + timing.closed_patience, self._fail_closed
             yield self._trying_since + timing.join_patience, self._fail_silent
+        elif self._ask_again_at < inf:
+            yield self._ask_again_at, self._ask_again
         elif not self._is_in_doubt:
             asked_at = self._session.channel.unanswered_since
             if self._attempt and self._attempt.proven:  # nothing is asked in the session now
@@ -803,6 +814,10 @@ class Client:
         yield delivery.progress_at + self.patience, self._give_up
         if self._is_in_doubt and delivery.exit is not None:  # only the goodbye is not acknowledged
             yield self._trying_since + timing.leave_patience, self._give_up
+
+    def _ask_again(self, now: float) -> None:
+        self._ask_again_at = inf
+        self.ask(now)
 
     def _fail_closed(self, now: float) -> None:
         self.failure = f"nobody is listening on {self._server}: is chatserver.py running there?"

@@ -63,9 +63,10 @@ PACKET_COST: Final = 0.25
 POWER_COST: Final = 3.0
 WAITING_HANDSHAKES: Final = 256  # a second's work: after that clients repeat them anyway
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
-# Challenges for one network at once, since a class may come in from behind one router; then as many
-# a second as a member may write lines.
-CHALLENGES_BURST: Final = 60
+NETWORK_CHALLENGES: Final = 512  # of those; then the oldest of that network's own makes way
+# Members that come in from one network at once, since a class may be behind one router; then as
+# many a second as a member may write lines.
+COMINGS: Final = 60
 NETWORKS: Final = 1024  # of which that is remembered; the longest quiet make way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
 # To see whether a member has moved, so many numbers are left out that nobody guesses one, and so
@@ -94,7 +95,7 @@ FORGET_EVERY: Final = 60  # seconds
 PRUNE_EVERY: Final = 600
 CHECK_PAUSE: Final = 1.0  # seconds at least between two looks for changed accounts while all listen
 ORPHANS_AT_ONCE: Final = 100  # inboxes
-ORPHANED_AT_ONCE: Final = 1000  # lines of theirs
+ORPHANED_AT_ONCE: Final = 5000  # lines of theirs
 PRUNED_AT_ONCE: Final = 1000  # lines of the room that are old: more in one turn would be felt
 EXCESS_AT_ONCE: Final = 10_000  # that are too many: these need not be read
 PRUNE_PAUSE: Final = 1.0  # seconds until the next ones, of all these
@@ -217,6 +218,12 @@ class StoredLog(Log):
     def unread(self) -> int:
         """How many lines its only reader has not read."""
         return self.next - self.oldest
+
+    @property
+    def is_full(self) -> bool:
+        """Whether that is as much as an inbox may hold."""
+        is_plenty = self._store.unread >= UNREAD_LINES
+        return self.unread >= (UNREAD_SHARE if is_plenty else UNREAD_INBOX)
 
     def line(self, number: int) -> bytes:
         if number >= self.start:
@@ -371,7 +378,8 @@ class Store:
         latest = (
             "SELECT key FROM instances WHERE name = ? COLLATE NOCASE ORDER BY since DESC LIMIT 1"
         )
-        member = next(self._members(f"key = ({latest})", name), None)
+        changed = [m for m in self.changed_members.values() if fold(m.name) == fold(name)]
+        member = changed[-1] if changed else next(self._members(f"key = ({latest})", name), None)
         is_lost = member and member.state is State.WRITTEN_OUT and not member.account
         return member if is_lost else None
 
@@ -603,8 +611,7 @@ class Room:
         """To a member; or into the inbox of an account, or of a lost guest, who may come back."""
         recipient = self.members.get(fold(message.to))
         inbox, name = self._inbox_of(message.to)
-        limit = UNREAD_INBOX if self._store.unread < UNREAD_LINES else UNREAD_SHARE
-        if inbox.unread >= limit:
+        if inbox.is_full:
             raise protocol.BadMessage(f"{name} has too many unread messages")
         line = self.line(member.name, protocol.Direct(name, message.text))
         inbox.stage(line)
@@ -739,6 +746,7 @@ class Door:
         self._random_bytes = random_bytes
         self._secret = random_bytes(32)
         self._knocks: dict[tuple[Address, bytes], Knock] = {}  # by nonce too; the oldest first
+        self._counts: Counter[str] = Counter()  # of them, by network
 
     def cookie(self, hello: protocol.Hello, address: Address, now: float) -> protocol.Cookie:
         """The answer to a HELLO, and to a JOIN whose cookie is not good."""
@@ -775,18 +783,23 @@ class Door:
                 join.nonce, session, GROUP.pad(b_public), account.salt, account.iterations
             )
         )
-        self._make_place(now)
+        self._make_place(network_of(address[0]), now)
         self._knocks[address, join.nonce] = Knock(
             address, join, account, session, reply, b, b_public, now + self._life
         )
+        self._counts[network_of(address[0])] += 1
         return reply
 
-    def _make_place(self, now: float) -> None:
+    def _make_place(self, network: str, now: float) -> None:
+        """Nobody can push out all that wait elsewhere."""
+        if self._counts[network] >= NETWORK_CHALLENGES:
+            theirs = (k for k in self._knocks.values() if network_of(k.address[0]) == network)
+            self.use_up(next(theirs))
         while self._knocks:
-            oldest = next(iter(self._knocks))
-            if self._knocks[oldest].expires > now and len(self._knocks) < PENDING_CHALLENGES:
+            oldest = next(iter(self._knocks.values()))
+            if oldest.expires > now and len(self._knocks) < PENDING_CHALLENGES:
                 return
-            del self._knocks[oldest]
+            self.use_up(oldest)
 
     def knock(self, prove: protocol.Prove, address: Address, now: float) -> Knock | None:
         """The knock that a PROVE from there may belong to."""
@@ -796,6 +809,10 @@ class Door:
 
     def use_up(self, knock: Knock) -> None:
         del self._knocks[knock.address, knock.join.nonce]
+        network = network_of(knock.address[0])
+        self._counts[network] -= 1
+        if not self._counts[network]:
+            del self._counts[network]
 
 
 @dataclass(frozen=True, slots=True)
@@ -993,7 +1010,7 @@ class Session:
         return (
             self.channel.readers[LogId.LINES].is_ready
             and member.state is State.PRESENT
-            and member.inbox.unread <= UNREAD_INBOX
+            and not member.inbox.is_full
             and len(self.logs[LogId.NOTICES].lines) < UNREAD_NOTICES
         )
 
@@ -1063,7 +1080,7 @@ class Server:
         self._room = Room(store, options.history)
         self._door = Door(timing, random_bytes)
         self._brake = Brake(timing)
-        self._challenges: OrderedDict[str, protocol.Bucket] = OrderedDict()  # by network
+        self._comings: OrderedDict[str, protocol.Bucket] = OrderedDict()  # by network
         self._room_key = random_bytes(32)
         self._blocks = protocol.RoomBlocks(self._room_key)
         self._sessions: dict[bytes, Session] = {}
@@ -1399,8 +1416,6 @@ class Server:
         if challenge := self._door.repeated(join, address, now):  # the one before it was the same
             self._replies.append((challenge, address))
             return
-        if not (self._is_holders(join.username, address) or self._may_knock(address, now)):
-            return  # the client repeats its JOIN
         account = self._account(join.username)
         self._check_brake(join, account, address, now)
         self._work -= POWER_COST
@@ -1412,21 +1427,18 @@ class Server:
         holder = self._room.members.get(fold(name))
         return holder is not None and (holder.host, holder.port) == address[:2]
 
-    def _may_knock(self, address: Address, now: float) -> bool:
-        """Whether another challenge is due to the network: who comes and goes all the time fills
-        everybody's screen, and the oldest challenges make way."""
-        network, fresh = (
-            network_of(address[0]),
-            protocol.Bucket(self._options.rate, CHALLENGES_BURST),
-        )
-        bucket = self._challenges.setdefault(network, fresh)
-        self._challenges.move_to_end(network)
-        if len(self._challenges) > NETWORKS:
-            self._challenges.popitem(last=False)
-        if bucket.ready_at() > now:
-            return False
-        bucket.take(now)
-        return True
+    def _may_come(self, name: str, address: Address, now: float) -> bool:
+        """Whether somebody who is not in may come in from there: who comes and goes all the time
+        fills everybody's screen, and the file."""
+        return fold(name) in self._room.members or self._coming(address).ready_at() <= now
+
+    def _coming(self, address: Address) -> protocol.Bucket:
+        network, fresh = network_of(address[0]), protocol.Bucket(self._options.rate, COMINGS)
+        bucket = self._comings.setdefault(network, fresh)
+        self._comings.move_to_end(network)
+        if len(self._comings) > NETWORKS:
+            self._comings.popitem(last=False)
+        return bucket
 
     def _account(self, name: str) -> Account:
         """Whom somebody of that name has to be."""
@@ -1460,6 +1472,8 @@ class Server:
         if knock is None or knock.account != account:
             self._answer(protocol.Gone(prove.session), address, len(data))
             return
+        if not self._may_come(knock.join.username, address, now):
+            return  # the client repeats its PROVE
         knock = replace(knock, account=account)  # its latest instance may be another one by now
         try:
             self._check_brake(knock.join, account, address, now)
@@ -1559,8 +1573,12 @@ class Server:
         return True
 
     def _open_session(self, member: Member, proof: Proof, now: float) -> Session:
+        # Also one that was put out, of an account that is not there any more.
+        theirs = [each for each in self._lingering.values() if each.member.key == member.key]
         if old := self._sessions.get(member.session):
-            self._end(old)
+            theirs.append(old)
+        for each in dict.fromkeys(theirs):
+            self._end(each)
         knock, keys = proof.knock, proof.keys
         terms = self._terms(member, proof.resume)
         reply, sealed = protocol.seal_record(keys.welcome, proof.prove.proof, terms)
@@ -1570,8 +1588,10 @@ class Server:
         writes = {LogId.ROOM: terms.room, LogId.INBOX: terms.inbox, LogId.NOTICES: 0}
         channel = protocol.Channel(self._timing, now, {LogId.LINES: terms.lines}, writes)
         burst = terms.rate * protocol.BURST_SECONDS * BURST_MARGIN
-        # Or who joins again could begin with a new burst.
-        member.bucket = member.bucket or protocol.Bucket(terms.rate * RATE_MARGIN, burst)
+        # Or who joins again, or takes over, could begin with a new burst.
+        holder = self._room.members.get(fold(member.name), member)
+        fresh = protocol.Bucket(terms.rate * RATE_MARGIN, burst)
+        member.bucket = member.bucket or holder.bucket or fresh
         logs = {LogId.ROOM: self._room.log, LogId.INBOX: member.inbox, LogId.NOTICES: Log()}
         session = Session(
             *(knock.session, knock.address, keys.server, keys.client, member, channel),
@@ -1595,6 +1615,8 @@ class Server:
                     is_in = other.member.state is State.PRESENT
                     self._put_out(other, ELSEWHERE if is_in else "", now)
         if member.state is not State.PRESENT:
+            if fold(member.name) not in self._room.members:
+                self._coming(session.address).take(now)
             self._room.enter(member)
 
     def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:

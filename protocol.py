@@ -69,7 +69,7 @@ hexadecimal, and numbers are at most 2**31. The numbers below are lengths in byt
 more than 1,200.
 
     C -> S  HELLO      version=3, username, nonce 16, public 256    public is A
-    S -> C  COOKIE     nonce, cookie           no state is kept; repeat it within 15 s
+    S -> C  COOKIE     nonce, cookie 16        no state is kept; repeat it within 15 s
     C -> S  JOIN       as HELLO, and cookie    the address is known to be real
     S -> C  CHALLENGE  nonce, session 8, public 256, salt, iterations    public is B
     C -> S  PROVE      nonce, session, proof 32, sealed
@@ -79,7 +79,6 @@ more than 1,200.
     S -> C  GONE       session                 no such session: only a hint to join again
 
 The server never answers an address that has not returned a cookie with more bytes than it sent.
-(A JOIN may get no answer at all, if many come from one network.)
 The client repeats what is unanswered, byte for byte, and believes only answers with its own nonce;
 a new try needs a new nonce and A. It repeats after a third of the time that it has had no answer,
 1 s at least and 10 s at most, less up to a quarter at random, so that not all come back at once. A
@@ -87,14 +86,14 @@ COOKIE also answers a JOIN whose cookie is not good any more: send JOIN with the
 CHALLENGE's session answers a PROVE that is too late, or from another address: begin a new try.
 
 Nobody has proved that REFUSED and GONE are the server's: a REFUSED ends a first try to join, but
-neither ends a session. Who has one tries again after such a pause, after a "login" not before
-700 s. Because of a GONE it asks in the session, once a second at most, and joins again only if
-nothing has answered within a timeout: or else a forged GONE would be enough to make it deal with
-whoever forges the rest. That is done beside the session. From PROVE on, which tells the cursors,
-and until the try is given up, nothing is sent or taken in the session; before that, an answer in it
-ends the try; and WELCOME ends the session. If a REFUSED or a GONE has ended the try after PROVE, a
-WELCOME to it still counts, until something is taken in the session. What comes in a session after
-BYE is no sign of life.
+neither ends a session. Who has one tries again after such a pause, after a "login" not before 60 s,
+and after another one 700 s. Because of a GONE it asks in the session, once a second at most, and
+joins again only if nothing has answered within a timeout, in which it asks twice: or else a forged
+GONE would be enough to make it deal with whoever forges the rest. That is done beside the session.
+From PROVE on, which tells the cursors, and until the try is given up, nothing is sent or taken in
+the session; before that, an answer in it ends the try; and WELCOME ends the session. If a REFUSED
+or a GONE has ended the try after PROVE, a WELCOME to it still counts, until something is taken in
+the session. What comes in a session after BYE is no sign of life.
 
 The key exchange is SRP-6a (RFC 5054 §2.5, §2.6) in the 2048-bit group with SHA-256: PAD is to 256
 bytes, k = H(N | PAD(g)), u = H(PAD(A) | PAD(B)), B = k*v + g^b, and both sides find
@@ -258,8 +257,9 @@ class Timing:
     login_window: float = 60.0  # in which wrong passwords are counted
     login_wait: float = 15.0  # after too many of them, and doubled from then on ...
     max_login_wait: float = 300.0  # ... up to this
-    # Until a client that was in tries a refused password again: more than twice max_login_wait,
-    # or it would keep a wait alive.
+    # Until a client that was in tries a refused password again: first soon, since a refusal can be
+    # forged, and then in more than twice max_login_wait, or it would keep a wait alive.
+    first_login_pause: float = 60.0
     login_pause: float = 700.0
 
 
@@ -662,6 +662,7 @@ _TYPES: Final[dict[str, type[Handshake]]] = {
 _LENGTHS: Final = {
     "room_key": 32,
     "nonce": 16,
+    "cookie": 16,  # or a forged one could make a JOIN that fits into no datagram
     "public": 256,
     "session": 8,
     "proof": 32,

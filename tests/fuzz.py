@@ -66,6 +66,7 @@ BOUNDS: Final = {
     "LINGERING": 2,
     "NETWORKS": 3,
     "PENDING_CHALLENGES": 4,
+    "NETWORK_CHALLENGES": 2,
     "WAITING_HANDSHAKES": 4,
     "BRAKES": 9,
     "INSTANCES": 5,
@@ -516,7 +517,7 @@ class Room:
         server = self._server
         for table, limit in (
             (server._lingering, chatserver.LINGERING),
-            (server._challenges, chatserver.NETWORKS),
+            (server._comings, chatserver.NETWORKS),
             (server._blocks._sealed, protocol.RoomBlocks._LIMIT),
             (server._room.log._parts, protocol._PARTS_KEPT),
             (server._handshakes, chatserver.WAITING_HANDSHAKES),
@@ -634,7 +635,9 @@ class Dupe:
         self._tell(protocol.Cookie(attempt.nonce, bytes(16)))
         if self._client._credentials.password:
             salt, iterations = bytes(16), ITERATIONS
-        verifier = GROUP.power(self._client._credentials.secret_untrusted(salt, iterations))
+        verifier = GROUP.power(
+            self._client._credentials.secret_untrusted(salt, iterations, self._now)
+        )
         b_public = protocol.server_public(1, verifier)
         challenge = protocol.Challenge(
             attempt.nonce, session, GROUP.pad(b_public), salt, iterations

@@ -63,7 +63,7 @@ def any_address() -> str:
 class Guess(Credentials):
     """What is wrong for every account, and makes no work."""
 
-    def secret_untrusted(self, salt: bytes, iterations: int) -> int:
+    def secret_untrusted(self, salt: bytes, iterations: int, now: float) -> int:
         return 0
 
 

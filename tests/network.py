@@ -93,6 +93,8 @@ class Network:
             raise AssertionError(f"{name} would send at {self.now} for ever")
 
     def _carry(self, datagram: Datagram) -> None:
+        if len(datagram.data) > protocol.MAX_DATAGRAM:
+            raise AssertionError(f"a datagram of {len(datagram.data)} bytes from {datagram.source}")
         self.sent.append(datagram)
         is_dark = any(start <= self.now < end for start, end in self.faults.blackouts)
         is_dark = is_dark or datagram.source in self.muted

@@ -997,7 +997,7 @@ class KeptTest(AccountsTest):
             alice.say(*(f"DM nobody #{number}" for number in range(3 * limit)))
             w.run(20)
             inbox = session_of(w, "alice").member.inbox
-            self.assertEqual(inbox.unread, limit + 1)
+            self.assertEqual(inbox.unread, limit)
             bob.say("#still here")
             w.run(1)
             self.assertEqual(marked(alice), ["bob: #still here"])
@@ -1407,9 +1407,12 @@ class PasswordTest(AccountsTest):
             proofs = handshakes(w, alice, b'"PROVE"')[1:]
             times = sorted({datagram.at for datagram in proofs})
             self.assertGreater(len(times), 3)
-            self.assertGreaterEqual(
-                min(later - earlier for earlier, later in pairwise(times)), TIMING.login_pause
-            )
+            pauses = [later - earlier for earlier, later in pairwise(times)]
+            self.assertAlmostEqual(pauses[0], TIMING.first_login_pause, delta=5)
+            # The answer to a last question in the old session may hurry it once.
+            longer = [pause for pause in pauses[1:] if pause > 1]
+            self.assertGreaterEqual(len(longer), len(pauses) - 2)
+            self.assertGreaterEqual(min(longer), TIMING.login_pause)
             self.assertEqual(presence(bob, "alice"), ["* alice joined"])
 
     def test_who_registers_and_may_not_log_in_yet_goes_on_talking(self) -> None:

@@ -10,7 +10,6 @@ from unittest import mock
 
 import protocol
 from chatserver import (
-    CHALLENGES_BURST,
     FAILURES_OF_BOTH,
     FAILURES_OF_NETWORK,
     FORGET_EVERY,
@@ -38,7 +37,7 @@ from protocol import (
 )
 from tests.network import HEALTHY, Faults
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
-from tests.room import EPOCH, OPTIONS, ClientEnd, World, replies, session_of, world
+from tests.room import EPOCH, OPTIONS, ClientEnd, Deaf, World, replies, session_of, world
 from tests.test_accounts import add, knows
 
 PUBLIC: Final = GROUP.pad(GROUP.power(12345))
@@ -87,46 +86,66 @@ class DoorTest(unittest.TestCase):
             challenges = {data for data, _ in server._replies}
             self.assertEqual((len(server._replies), len(challenges)), (3, 1))
 
-    def challenges(self, w: World, host: str, name: str, count: int) -> int:
-        """How many of so many JOINs from there, all of them with good cookies, are answered."""
+    def knock(self, w: World, host: str, count: int) -> None:
+        """So many JOINs from there with good cookies."""
         server, now, address = w.server.server, w.network.now, (host, 7890)
-        before = len(server._replies)
+        w.network.ends[host] = Deaf()
         for number in range(count):
-            hello = Hello(protocol.VERSION, name, number.to_bytes(16, "big"), PUBLIC)
+            hello = Hello(protocol.VERSION, "mallory", number.to_bytes(16, "big"), PUBLIC)
             cookie = server._door.cookie(hello, address, now).cookie
             join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
             server.receive_untrusted(format_handshake(join), address, now)
             server.handle(now, 0)
-        return len(server._replies) - before
 
-    def test_a_network_gets_so_many_challenges_and_then_a_few_each_second(self) -> None:
-        with world() as w:
-            w.joined("alice")
-            self.assertEqual(self.challenges(w, "lan", "mallory", 80), CHALLENGES_BURST)
-            self.assertEqual(self.challenges(w, "lan", "alice", 1), 0)
-            self.assertEqual(self.challenges(w, "elsewhere", "bob", 1), 1)
-            self.assertEqual(self.challenges(w, "alice", "alice", 80), 80)  # she may come back
-            w.server.server._replies.clear()
-            w.run(3)
-            self.assertEqual(self.challenges(w, "lan", "alice", 99), 3 * OPTIONS.rate)
+    def test_a_network_pushes_out_its_own_challenges_only(self) -> None:
+        with (
+            world() as w,
+            mock.patch("chatserver.PENDING_CHALLENGES", 5),
+            mock.patch("chatserver.NETWORK_CHALLENGES", 3),
+        ):
+            self.knock(w, "elsewhere", 1)
+            self.knock(w, "lan", 9)
+            door = w.server.server._door
+            hosts = [address[0] for address, _ in door._knocks]
+            self.assertEqual(hosts, ["elsewhere", "lan", "lan", "lan"])
+            self.assertEqual(door._counts, {"elsewhere": 1, "lan": 3})
+            for host in ("one", "two", "three"):
+                self.knock(w, host, 1)
+            hosts = [address[0] for address, _ in door._knocks]
+            self.assertEqual(hosts, ["lan", "lan", "one", "two", "three"])
+            w.run(TIMING.cookie_life + 1)
+            self.knock(w, "four", 1)
+            self.assertEqual(door._counts, {"four": 1})
+
+    def joined(self, ends: list[ClientEnd]) -> int:
+        return [end.client.has_joined for end in ends].count(True)
+
+    def test_so_many_come_in_from_one_network_at_once_and_then_a_few_each_second(self) -> None:
+        with world(options=replace(OPTIONS, rate=2)) as w, mock.patch("chatserver.COMINGS", 5):
+            ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(20)]
+            w.run(0.9)
+            self.assertIn(self.joined(ends), (5, 6))
+            w.join("carol", "elsewhere")
+            w.run(20)
+            self.assertEqual(self.joined(ends), 20)
+            sessions = set(w.server.server._sessions)
+            for end in ends:
+                end.client._join_again(w.network.now)
+                w.server.server._end(session_of(w, end.client.username))
+            w.run(1)  # who is in can always come back
+            self.assertEqual(len(set(w.server.server._sessions) - sessions), 20)
 
     def test_without_a_rate_there_is_no_such_limit(self) -> None:
-        with world(options=replace(OPTIONS, rate=0)) as w:
-            self.assertEqual(self.challenges(w, "lan", "mallory", 80), 80)
+        with world(options=replace(OPTIONS, rate=0)) as w, mock.patch("chatserver.COMINGS", 2):
+            ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(9)]
+            w.run(0.9)
+            self.assertEqual(self.joined(ends), 9)
 
     def test_networks_that_are_remembered_are_bounded_and_the_longest_quiet_make_way(self) -> None:
         with world() as w, mock.patch("chatserver.NETWORKS", 3):
-            for number, host in enumerate(("one", "two", "three", "one", "four")):
-                self.challenges(w, host, f"mallory{number}", 1)
-            self.assertEqual(list(w.server.server._challenges), ["three", "one", "four"])
-
-    def test_who_is_too_fast_gets_in_a_little_later(self) -> None:
-        with world() as w, mock.patch("chatserver.CHALLENGES_BURST", 2):
-            ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(8)]
-            w.run(1)
-            self.assertLess(sum(end.client.has_joined for end in ends), 6)
-            w.run(5)
-            self.assertTrue(all(end.client.has_joined for end in ends))
+            for number, host in enumerate(("one", "two", "three", "one port 1", "four")):
+                w.join(f"guest{number}", host)
+            self.assertEqual(list(w.server.server._comings), ["three", "one", "four"])
 
     def test_guests_do_not_fill_the_room_for_who_has_an_account(self) -> None:
         for members_only in (False, True):
@@ -179,6 +198,23 @@ class TurnTest(unittest.TestCase):
             lines = [line.split(b" ", 1)[1] for line in room.log.lines]
             self.assertEqual(lines[-2:], [b"alice EX timed out", b"alice HI"])
 
+    def test_a_message_in_the_turn_that_writes_its_reader_out_is_kept(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            server, session = w.server.server, session_of(w, "bob")
+            with mock.patch.object(server, "_take_lines", side_effect=(None,)):
+                alice.say("DM bob #psst")
+                w.run(0.1)
+            server._room.leave(session.member, State.WRITTEN_OUT, "timed out")
+            server._end(session)
+            server._active[session_of(w, "alice").id] = session_of(w, "alice")
+            self.turn(w)
+            self.assertEqual(session.member.inbox.unread, 1)
+            bob.client._join_again(w.network.now)
+            w.run(5)
+            self.assertEqual(talk(bob), ["alice -> you: #psst"])
+
     def test_one_client_does_not_get_in_under_two_names(self) -> None:
         with world() as w:
             proofs = {}
@@ -207,6 +243,17 @@ class RateTest(unittest.TestCase):
                 alice.client._delivery.bucket = protocol.Bucket(0, 0)
             self.assertEqual(len(sessions), 4)
             self.assertAlmostEqual(len(talk(bob)), 60 + 8 * 12.5, delta=20)
+
+    def test_taking_over_brings_no_new_burst(self) -> None:
+        with world() as w:
+            add(w, "alice")
+            (bob,) = w.joined("bob")
+            for number in range(6):
+                alice = w.join("alice", f"desk {number}", knows())
+                alice.client._delivery.bucket = protocol.Bucket(0, 0)
+                alice.say(*(f"#{number}.{line}" for line in range(60)))
+                w.run(1)
+            self.assertLess(len(talk(bob)), 60 + 7 * 12.5)
 
     def test_one_acknowledgement_brings_a_burst_and_the_rest_comes_in_its_time(self) -> None:
         channel = protocol.Channel(TIMING, 0.0, {LogId.LINES: 0}, {LogId.ROOM: 0})
@@ -449,6 +496,28 @@ class FileTest(unittest.TestCase):
             alice.say(*(f"DM bob #{number}" for number in range(11, 14)))
             w.run(3)
             self.assertEqual((session_of(w, "bob").member.inbox.unread, store.unread), (3, 3))
+
+    def test_that_goes_for_ones_own_copies_too(self) -> None:
+        class Stubborn(protocol.Reader):
+            def hold(self, part: protocol.Part) -> int:
+                return 0
+
+        with (
+            world(options=replace(OPTIONS, rate=0)) as w,
+            mock.patch("chatserver.UNREAD_LINES", 8),
+            mock.patch("chatserver.UNREAD_SHARE", 5),
+        ):
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            assert alice.client._session
+            readers = alice.client._session.channel.readers
+            readers[LogId.INBOX] = Stubborn(readers[LogId.INBOX].cursor, 64)
+            alice.say(*(f"DM alice #{number}" for number in range(50)))
+            w.run(10)
+            self.assertEqual(session_of(w, "alice").member.inbox.unread, 8)
+            bob.say("#still here")
+            w.run(1)
+            self.assertEqual(talk(alice), ["bob: #still here"])
 
     def test_after_a_restart_what_lies_in_inboxes_still_counts(self) -> None:
         with world() as w:

@@ -139,13 +139,14 @@ class ReadmeTest(unittest.TestCase):
             ("datagrams, and lines", f"{server.LINES_PER_TURN} of each"),
             ("handshakes' arithmetic", f"{server.HANDSHAKES_PER_TURN:.0f} ms"),
             ("handshakes that wait", f"{server.WAITING_HANDSHAKES:,}"),
-            ("challenges for one network", f"{server.CHALLENGES_BURST}, then `--rate` a second"),
-            ("networks that have had challenges", f"{server.NETWORKS:,}"),
+            ("members that come in from one network", f"{server.COMINGS}, then `--rate` a second"),
+            ("networks from which somebody has come in", f"{server.NETWORKS:,}"),
             ("packets of one member that nobody has echoed", f"{protocol._UNANSWERED:,}"),
             ("blocks of the room", f"{protocol.RoomBlocks._LIMIT}"),
             (
                 "challenges without an answer",
-                f"{server.PENDING_CHALLENGES:,}, for {timing.cookie_life:.0f} s",
+                f"{server.PENDING_CHALLENGES:,}, and {server.NETWORK_CHALLENGES} of one network, "
+                f"for {timing.cookie_life:.0f} s",
             ),
             ("sessions that have ended", f"{server.LINGERING}, for {timing.linger:.0f} s"),
             ("lines of one member that come too fast", f"a burst of {burst} s"),
@@ -190,7 +191,7 @@ class ReadmeTest(unittest.TestCase):
             f"within {timing.keepalive + timing.keepalive_jitter:.0f} seconds, when only",
             "away for a month",
             f"latest {chatserver.INSTANCES:,}",
-            f"every {timing.login_pause / 60:.0f} minutes",
+            f"after a minute, and then every {timing.login_pause / 60:.0f}",
             "got through for a minute",
         ):
             self.assertIn(told, words)
@@ -202,7 +203,8 @@ class ReadmeTest(unittest.TestCase):
             f"no answer for {timing.answer_patience:.0f} s joins again",
             f"up to 2**{8 * chatserver.GAP_BYTES} are left out",
             f"{timing.max_pause:.0f} s at most, less up to a quarter at random",
-            f'after a "login" not before {timing.login_pause:.0f} s',
+            f'after a "login" not before {timing.first_login_pause:.0f} s, and after another one '
+            f"{timing.login_pause:.0f} s",
             f"for {timing.server_silence:.0f} s or until they are back",
         ):
             self.assertIn(told, on_the_wire)

@@ -62,8 +62,8 @@ ROOM_KEY, INSTANCE, LOG_ID = SOME[320:352], SOME[352:368], SOME[368:376]
 
 HANDSHAKES: dict[str, Handshake] = {
     "HELLO": Hello(VERSION, "bob", NONCE, PUBLIC),
-    "COOKIE": Cookie(NONCE, SOME[:40]),
-    "JOIN": Join(VERSION, "bob", NONCE, PUBLIC, SOME[:40]),
+    "COOKIE": Cookie(NONCE, SOME[:16]),
+    "JOIN": Join(VERSION, "bob", NONCE, PUBLIC, SOME[:16]),
     "CHALLENGE": Challenge(NONCE, SESSION, PUBLIC, b"", 0),
     "PROVE": Prove(NONCE, SESSION, PROOF, SOME[:90]),
     "WELCOME": Welcome(NONCE, SESSION, PROOF, SOME[:90]),

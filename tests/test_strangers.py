@@ -292,7 +292,6 @@ class HandshakeTest(InVirtualTime):
                 (replace(good, nonce=b"m" * 16), STRANGER),
                 (replace(good, public=protocol.GROUP.pad(5)), STRANGER),
                 (replace(good, cookie=bytes(16)), STRANGER),
-                (replace(good, cookie=b""), STRANGER),
             ):
                 reply = self.reply(w, other, source)
                 assert isinstance(reply, Cookie)
@@ -496,12 +495,12 @@ class ForgeryTest(InVirtualTime):
         refused = Refused(end.client._attempt.nonce, code.value, "forged")
         deliver(w, end.host, SERVER, format_handshake(refused))
 
-    def test_hints_cost_a_question_a_second_and_hold_nothing_back(self) -> None:
+    def test_hints_cost_two_questions_a_second_and_hold_nothing_back(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(5)
             session = session_of(w, "alice").id
-            for forged, most in ((UNKNOWN, 0), (session, 1 + 5 / protocol.TIMING.hint_pause)):
+            for forged, most in ((UNKNOWN, 0), (session, 2 + 10 / protocol.TIMING.hint_pause)):
                 before = len(w.network.sent)
                 for _ in range(50):
                     alice.receive(format_handshake(Gone(forged)), SERVER, w.network.now)
