@@ -280,6 +280,7 @@ class Delivery:
         self.queue: deque[protocol.Message] = deque()
         self.outbox = protocol.Log()
         self.pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
+        self._forms: dict[int, str] = {}  # the same, as they will come back
         self.bucket = protocol.Bucket(0, 0)
         self.exit: int | None = None  # the number of our EX
         self.progress_at = now  # when something was last delivered, or began to wait
@@ -304,7 +305,13 @@ class Delivery:
         while self.queue and self.bucket.ready_at() <= now:
             self.bucket.take(now)
             message = self.queue.popleft()
-            self.pending[self._write(message)] = message
+            number = self._write(message)
+            self.pending[number], self._forms[number] = message, _form(message)
+
+    def forget(self, number: int) -> protocol.Message | None:
+        """Waits for that one no longer."""
+        self._forms.pop(number, None)
+        return self.pending.pop(number, None)
 
     def write_exit(self) -> None:
         """The last line of all, once all others have come back."""
@@ -317,16 +324,13 @@ class Delivery:
     def settle(self, message: protocol.Message, delivered: int, now: float) -> bool:
         """Whether this is a line of ours that has come back: it is where everybody sees it. The
         name alone would not tell, since while we were away it may have had another owner."""
-        as_line = fold(protocol.format_message(message))
-        for number, pending in self.pending.items():
-            if number < delivered and fold(protocol.format_message(pending)) == as_line:
-                self.answered(number, now)
-                return True
-        return False
+        form = _form(message)
+        found = (n for n, pending in self._forms.items() if pending == form and n < delivered)
+        return self.answered(next(found, -1), now) is not None
 
     def answered(self, number: int, now: float) -> protocol.Message | None:
         """Line ``number``, of which the server has told what became of it."""
-        message = self.pending.pop(number, None)
+        message = self.forget(number)
         if message:
             self.progress(now)
         return message
@@ -339,7 +343,8 @@ class Delivery:
         """The answers to WHO that were on their way have gone with their session."""
         for number in reversed(self.asked()):
             if number < delivered:
-                self.queue.appendleft(self.pending.pop(number))
+                self.queue.appendleft(self.pending[number])
+                self.forget(number)
 
     def renumber(self, start: int) -> list[protocol.Message]:
         """The server does not know this instance: to send again might say things twice. Returns
@@ -351,6 +356,7 @@ class Delivery:
             else:
                 lost.append(message)
         self.pending.clear()
+        self._forms.clear()
         self.outbox = protocol.Log(start)
         self.exit = None
         return lost
@@ -623,7 +629,7 @@ class Client:
         spoken = {key: names.pop(key) for key in self._present if key in names}
         self._present = names | spoken
         self._roster = []
-        self._delivery.pending.pop(min(self._delivery.asked(), default=-1), None)
+        self._delivery.forget(min(self._delivery.asked(), default=-1))
 
     # -- joining and joining again
 
@@ -926,6 +932,11 @@ class Client:
         if self._session and self._delivery.queue and not self._has_said_trouble:
             times.append(self._delivery.bucket.ready_at())
         return min(times)
+
+
+def _form(message: protocol.Message) -> str:
+    """What a line and its coming back have in common."""
+    return fold(protocol.format_message(message))
 
 
 def _lines(count: int, one: str, many: str) -> str:
