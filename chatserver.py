@@ -728,6 +728,7 @@ class Knock:
     """A JOIN that was answered with a challenge."""
 
     address: Address
+    network: str
     join: protocol.Join
     account: Account
     session: bytes
@@ -783,18 +784,20 @@ class Door:
                 join.nonce, session, GROUP.pad(b_public), account.salt, account.iterations
             )
         )
-        self._make_place(network_of(address[0]), now)
+        network = network_of(address[0])
+        if earlier := self._knocks.get((address, join.nonce)):  # under another name
+            self.use_up(earlier)
+        self._make_place(network, now)
         self._knocks[address, join.nonce] = Knock(
-            address, join, account, session, reply, b, b_public, now + self._life
+            address, network, join, account, session, reply, b, b_public, now + self._life
         )
-        self._counts[network_of(address[0])] += 1
+        self._counts[network] += 1
         return reply
 
     def _make_place(self, network: str, now: float) -> None:
         """Nobody can push out all that wait elsewhere."""
         if self._counts[network] >= NETWORK_CHALLENGES:
-            theirs = (k for k in self._knocks.values() if network_of(k.address[0]) == network)
-            self.use_up(next(theirs))
+            self.use_up(next(k for k in self._knocks.values() if k.network == network))
         while self._knocks:
             oldest = next(iter(self._knocks.values()))
             if oldest.expires > now and len(self._knocks) < PENDING_CHALLENGES:
@@ -809,10 +812,9 @@ class Door:
 
     def use_up(self, knock: Knock) -> None:
         del self._knocks[knock.address, knock.join.nonce]
-        network = network_of(knock.address[0])
-        self._counts[network] -= 1
-        if not self._counts[network]:
-            del self._counts[network]
+        self._counts[knock.network] -= 1
+        if not self._counts[knock.network]:
+            del self._counts[knock.network]
 
 
 @dataclass(frozen=True, slots=True)
@@ -1615,8 +1617,9 @@ class Server:
                     is_in = other.member.state is State.PRESENT
                     self._put_out(other, ELSEWHERE if is_in else "", now)
         if member.state is not State.PRESENT:
-            if fold(member.name) not in self._room.members:
-                self._coming(session.address).take(now)
+            coming = self._coming(session.address)
+            if fold(member.name) not in self._room.members and coming.ready_at() <= now:
+                coming.take(now)  # who replaces itself runs up no debt for its neighbours
             self._room.enter(member)
 
     def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:

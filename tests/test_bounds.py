@@ -117,6 +117,29 @@ class DoorTest(unittest.TestCase):
             self.knock(w, "four", 1)
             self.assertEqual(door._counts, {"four": 1})
 
+    def test_one_nonce_under_many_names_is_one_challenge(self) -> None:
+        with world() as w:
+            server, address = w.server.server, ("lan", 7890)
+            for number in range(20):
+                hello = Hello(protocol.VERSION, f"mallory{number}", b"n" * 16, PUBLIC)
+                cookie = server._door.cookie(hello, address, w.network.now).cookie
+                join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
+                server.receive_untrusted(format_handshake(join), address, w.network.now)
+                server.handle(w.network.now, 0)
+            self.assertEqual((len(server._door._knocks), server._door._counts), (1, {"lan": 1}))
+
+    def test_who_replaces_itself_again_and_again_makes_no_neighbour_wait(self) -> None:
+        options, timing = replace(OPTIONS, rate=1), replace(TIMING, probe=0.01, first_timeout=0.1)
+        with world(options=options, timing=timing) as w, mock.patch("chatserver.COMINGS", 2):
+            w.join("alice", "lan")
+            for _ in range(20):
+                w.network.ends["lan"] = Deaf()  # as a program that has crashed
+                w.join("alice", "lan")
+            w.run(1)
+            since = w.network.now
+            w.join("bob", "lan port 1")
+            self.assertLess(w.network.now, since + 3)
+
     def joined(self, ends: list[ClientEnd]) -> int:
         return [end.client.has_joined for end in ends].count(True)
 
