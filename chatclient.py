@@ -143,14 +143,15 @@ class Credentials:
         if password is None:
             raise Failed("this name needs its password", Refusal.LOGIN.value)
         what = (password, salt, iterations)
-        if what not in self._secrets:
-            if self._work.ready_at() > now:
-                raise Failed("this server asks for more and more work")
-            self._work.take(now)
+        is_new = what not in self._secrets
+        if is_new and self._work.ready_at() > now:
+            raise Failed("this server asks for more and more work")
         try:
             secret = self._secrets.pop(what, 0) or protocol.password_secret_untrusted(*what)
         except ProtocolError as error:
             raise Failed(f"this server asks for something dangerous: {error}") from None
+        if is_new:
+            self._work.take(now)
         self._secrets[what] = secret
         if len(self._secrets) > SALTS:
             del self._secrets[next(iter(self._secrets))]
@@ -414,7 +415,7 @@ class Client:
         self._ask_again_at = inf
         self._ended: Session | None = None  # the one of which the server has said so
         self._has_said_trouble = False
-        self._refusals: set[str] = set()  # the codes of those that were told
+        self._refusals: set[str] = set()  # codes of those that were told; "": of an unknown one
 
     # -- what the person does
 
@@ -693,9 +694,10 @@ class Client:
         if not self.has_joined:
             self.failure, self.wants_password = f"{words} ({self._server})", wants_password
             return
-        is_known = code in self._refusals
-        if not is_known and len(self._refusals) < len(Refusal):
-            self._refusals.add(code)
+        kind = code if code in {each.value for each in Refusal} else ""
+        is_known = kind in self._refusals
+        if not is_known:
+            self._refusals.add(kind)
             told = f"not let in again ({words}): still trying"
             if self._is_in_doubt and not self._has_said_trouble:
                 self._say_trouble(told)

@@ -64,8 +64,8 @@ POWER_COST: Final = 3.0
 WAITING_HANDSHAKES: Final = 256  # a second's work: after that clients repeat them anyway
 PENDING_CHALLENGES: Final = 1024  # the oldest makes way
 NETWORK_CHALLENGES: Final = 512  # of those; then the oldest of that network's own makes way
-# Members that come in from one network at once, since a class may be behind one router; then as
-# many a second as a member may write lines.
+# Members that come in from one network at once, since a class may be behind one router; then
+# ``--rate`` a second.
 COMINGS: Final = 60
 NETWORKS: Final = 1024  # of which that is remembered; the longest quiet make way
 RECEIVE_BUFFER: Final = 4 << 20  # bytes of datagrams that may wait while a turn lasts
@@ -378,7 +378,8 @@ class Store:
         latest = (
             "SELECT key FROM instances WHERE name = ? COLLATE NOCASE ORDER BY since DESC LIMIT 1"
         )
-        changed = [m for m in self.changed_members.values() if fold(m.name) == fold(name)]
+        lost = (m for m in self.changed_members.values() if m.state is State.WRITTEN_OUT)
+        changed = [member for member in lost if fold(member.name) == fold(name)]
         member = changed[-1] if changed else next(self._members(f"key = ({latest})", name), None)
         is_lost = member and member.state is State.WRITTEN_OUT and not member.account
         return member if is_lost else None
@@ -525,7 +526,8 @@ class Store:
             dropped = self._file.execute(deletion, logs).rowcount
             if dropped < ORPHANED_AT_ONCE:
                 self._file.execute(f"DELETE FROM logs WHERE {theirs}", logs)
-        self.unread = self._count_unread()
+        if not self.changed_logs:  # or what they change would count twice
+            self.unread = self._count_unread()
         return dropped == ORPHANED_AT_ONCE or len(logs) == ORPHANS_AT_ONCE
 
     def hold(self) -> None:
@@ -1559,6 +1561,8 @@ class Server:
         crashed can come back under its name. Raises Undecided until that is known."""
         if not self._is_holders(holder.name, address):
             return False
+        if self._coming(address).ready_at() > now:  # who goes and comes again has to wait, too
+            raise Undecided
         session = self._sessions.get(holder.session)
         if session is None:
             return True
@@ -1617,9 +1621,8 @@ class Server:
                     is_in = other.member.state is State.PRESENT
                     self._put_out(other, ELSEWHERE if is_in else "", now)
         if member.state is not State.PRESENT:
-            coming = self._coming(session.address)
-            if fold(member.name) not in self._room.members and coming.ready_at() <= now:
-                coming.take(now)  # who replaces itself runs up no debt for its neighbours
+            if fold(member.name) not in self._room.members:
+                self._coming(session.address).take(now)
             self._room.enter(member)
 
     def _terms(self, member: Member, resume: protocol.Resume) -> protocol.Terms:

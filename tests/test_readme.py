@@ -140,7 +140,7 @@ class ReadmeTest(unittest.TestCase):
             ("handshakes' arithmetic", f"{server.HANDSHAKES_PER_TURN:.0f} ms"),
             ("handshakes that wait", f"{server.WAITING_HANDSHAKES:,}"),
             ("members that come in from one network", f"{server.COMINGS}, then `--rate` a second"),
-            ("networks from which somebody has come in", f"{server.NETWORKS:,}"),
+            ("networks from which somebody has tried to", f"{server.NETWORKS:,}"),
             ("packets of one member that nobody has echoed", f"{protocol._UNANSWERED:,}"),
             ("blocks of the room", f"{protocol.RoomBlocks._LIMIT}"),
             (
