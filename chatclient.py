@@ -277,8 +277,8 @@ class Delivery:
     queue -> (at the agreed rate) outbox -> the server's cursor -> shown to everybody
     """
 
-    def __init__(self, now: float) -> None:
-        self.queue: deque[protocol.Message] = deque()
+    def __init__(self, first: Iterable[protocol.Message], now: float) -> None:
+        self.queue = deque(first)
         self.outbox = protocol.Log()
         self.pending: dict[int, protocol.Message] = {}  # numbered, and not seen come back
         self._forms: dict[int, str] = {}  # the same, as they will come back
@@ -396,23 +396,18 @@ class Client:
         self._roster: list[str] = []  # as much of the answer to WHO as has come
         self._present: dict[str, str] = {}  # as spelled, by folded name; who spoke last is last
 
-        self._delivery = Delivery(now)
-        if credentials.registration:
-            self._delivery.say(credentials.registration, now)
-        self._delivery.say(protocol.Who(), now)
+        registration, who = credentials.registration, protocol.Who()
+        self._delivery = Delivery([registration, who] if registration else [who], now)
         self._complaint: str | None = None  # what went wrong, though we can leave properly
         self.patience = inf  # how long to wait for progress while leaving
 
         # Joining, and joining again
         self._attempt: Attempt | None = self._new_attempt(now)
-        # One that had proved itself, but was given up because of what may have been forged: its
-        # WELCOME still counts.
-        self._former: Attempt | None = None
+        self._former: Attempt | None = None  # given up after its proof: its WELCOME still counts
         self._trying_since = now
         self._is_in_doubt = False  # whether the session still lives
-        self._closed_since = inf
+        self._closed_since = self._ask_again_at = inf
         self._hint_at = -inf
-        self._ask_again_at = inf
         self._ended: Session | None = None  # the one of which the server has said so
         self._has_said_trouble = False
         self._refusals: set[str] = set()  # codes of those that were told; "": of an unknown one

@@ -204,7 +204,8 @@ class StoredLog(Log):
 
     def stage(self, line: bytes) -> int:
         self._store.changed_logs[self.key] = self
-        self._store.unread += self.key != ROOM_KEY
+        if self.key != ROOM_KEY:
+            self._store.unread += 1
         self.staged.append(line)
         return self.next - 1
 
@@ -238,7 +239,8 @@ class StoredLog(Log):
         """Nobody needs the lines below ``before`` any more; whoever comes later starts there."""
         if before > self.oldest:
             self._store.changed_logs[self.key] = self
-            self._store.unread -= (before - self.oldest) * (self.key != ROOM_KEY)
+            if self.key != ROOM_KEY:
+                self._store.unread -= before - self.oldest
             self.drop(before)
             self.oldest = before
 
@@ -1107,24 +1109,22 @@ class Server:
 
     def receive_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Takes in one datagram; what is wrong with it concerns nobody else."""
-        with self._suffered(data, address):
+        try:
             if data[:1] == b"{":
                 self._handshake_untrusted(data, address, now)
             else:
                 self._packet_untrusted(data, address, now)
-
-    @contextmanager
-    def _suffered(self, data: bytes, address: Address) -> Iterator[None]:
-        """What is wrong with a datagram is told to the operator, and perhaps to its sender."""
-        try:
-            yield
-        except protocol.Objection as why:
-            if why.code is not Refusal.LOGIN:  # of which more has been told
-                log.info("refused %s port %d: %s", *address[:2], why)
-            refusal = protocol.Refused(why.nonce, why.code.value, str(why))
-            self._answer(refusal, address, len(data))
         except ProtocolError as error:
-            log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], error)
+            self._reject(data, address, error)
+
+    def _reject(self, data: bytes, address: Address, why: ProtocolError) -> None:
+        """What is wrong with a datagram is told to the operator, and perhaps to its sender."""
+        if not isinstance(why, protocol.Objection):
+            log.info("dropped %d bytes from %s port %d: %s", len(data), *address[:2], why)
+            return
+        if why.code is not Refusal.LOGIN:  # of which more has been told
+            log.info("refused %s port %d: %s", *address[:2], why)
+        self._answer(protocol.Refused(why.nonce, why.code.value, str(why)), address, len(data))
 
     def _handshake_untrusted(self, data: bytes, address: Address, now: float) -> None:
         """Answers what costs no arithmetic, and so leaves nothing behind, at once. What does has to
@@ -1405,14 +1405,15 @@ class Server:
     def _shake_hands_untrusted(self, arrived: Arrived, now: float) -> None:
         data, address = arrived.data, arrived.address
         try:
-            with self._suffered(data, address):
-                match arrived.record:
-                    case protocol.Join() as join:
-                        self._join(join, address, now)
-                    case protocol.Prove() as prove:
-                        self._prove_untrusted(prove, data, address, now)
-                    case _:
-                        assert_never(arrived.record)
+            match arrived.record:
+                case protocol.Join() as join:
+                    self._join(join, address, now)
+                case protocol.Prove() as prove:
+                    self._prove_untrusted(prove, data, address, now)
+                case _:
+                    assert_never(arrived.record)
+        except ProtocolError as error:
+            self._reject(data, address, error)
         except StoreError as error:
             log.error("%s: nobody can join until it can be", error)
 
@@ -1580,11 +1581,10 @@ class Server:
 
     def _open_session(self, member: Member, proof: Proof, now: float) -> Session:
         # Also one that was put out, of an account that is not there any more.
-        theirs = [each for each in self._lingering.values() if each.member.key == member.key]
-        if old := self._sessions.get(member.session):
-            theirs.append(old)
-        for each in dict.fromkeys(theirs):
-            self._end(each)
+        for old in [each for each in self._sessions.values() if each.member.key == member.key]:
+            self._end(old)
+        if not member.session:  # it has never been here
+            member.first = self._room.history_start()
         knock, keys = proof.knock, proof.keys
         terms = self._terms(member, proof.resume)
         reply, sealed = protocol.seal_record(keys.welcome, proof.prove.proof, terms)
@@ -1630,16 +1630,15 @@ class Server:
         copy of the file), are void: their owner begins like a newcomer."""
         room, inbox = self._room.log, member.inbox
         is_known = bool(member.session)  # it has been here before
-        start = self._room.history_start()
-        if not is_known:
-            member.first = start
         is_valid = is_known and resume.log_id == self._store.log_id
         is_valid = is_valid and resume.room <= room.next and resume.inbox <= inbox.next
         return protocol.Terms(
             log_id=self._store.log_id,
             known=is_known,
             lines=member.lines,
-            room=max(resume.room if is_valid else start, member.first, room.oldest),
+            room=max(
+                resume.room if is_valid else self._room.history_start(), member.first, room.oldest
+            ),
             inbox=max(resume.inbox if is_valid else 0, inbox.oldest),
             history_end=room.next,
             kept_end=inbox.next,

@@ -192,7 +192,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 # -------------------------------------------------------------------------------------- limits
 
-__version__: Final = "1.1.0"  # of the programs
+__version__: Final = "1.2.0"  # of the programs
 VERSION: Final = 3
 DEFAULT_PORT: Final = 9999
 
@@ -1067,7 +1067,7 @@ def _split_parts_untrusted(body: bytes) -> list[tuple[LogId, int, bytes]]:
         end = _PART_HEADER.size + length
         if log not in WINDOW_LINES or not 0 < length <= len(body) - _PART_HEADER.size:
             raise BadPacket("a part of an unknown log or of a wrong length")
-        if log in (each for each, _, _ in parts):  # or one packet could cost as much as a hundred
+        if parts and log in [each for each, _, _ in parts]:  # a hundred would cost too much
             raise BadPacket("two parts of one log")
         parts.append((LogId(log), first, body[:end]))
         body = body[end:]
@@ -1432,25 +1432,9 @@ class Channel:
         and this can be called again."""
         is_late = self._late_at <= now
         is_lost = is_late or self._lost_echo <= self._echo
-        lost = self._lost(now) if is_lost else set()
-        waiting = [
-            log
-            for log, writer in self.writers.items()
-            if writer.next < logs[log].end or log in lost
-        ]
         packets: list[Packet] = []
-        burst = 0 if now < self._go_on_at < inf and not is_late else AT_ONCE
-        try:
-            while (
-                waiting and len(packets) < burst and (parts := self._pack(now, logs, waiting, lost))
-            ):
-                packets.append(self._packet(now, parts, self._is_narrow_and_full()))
-        except BaseException:  # a log that cannot be read now: what has departed is on its way
-            self._watch_oldest()
-            raise
-        if burst:
-            is_cut = waiting and len(packets) == burst
-            self._go_on_at = now + self._timing.pacing if is_cut else inf
+        if is_late or not now < self._go_on_at < inf:
+            packets = self._burst(now, logs, self._lost(now) if is_lost else set())
         if is_late:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
                 packets.append(self._packet(now, packets[0].parts))
@@ -1469,6 +1453,26 @@ class Channel:
             if self._unacknowledged_packets:
                 self._unacknowledged = dict.fromkeys(self.readers, 0)
                 self._unacknowledged_packets = 0
+        return packets
+
+    def _burst(self, now: float, logs: Mapping[LogId, Log], lost: set[LogId]) -> list[Packet]:
+        """What was lost, and what is new, as far as it may leave at once."""
+        waiting = [
+            log
+            for log, writer in self.writers.items()
+            if writer.next < logs[log].end or log in lost
+        ]
+        packets: list[Packet] = []
+        self._go_on_at = inf
+        try:
+            while waiting and (parts := self._pack(now, logs, waiting, lost)):
+                packets.append(self._packet(now, parts, self._is_narrow_and_full()))
+                if waiting and len(packets) == AT_ONCE:
+                    self._go_on_at = now + self._timing.pacing
+                    break
+        except BaseException:  # a log that cannot be read now: what has departed is on its way
+            self._watch_oldest()
+            raise
         return packets
 
     def deadline(self) -> float:

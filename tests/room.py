@@ -14,7 +14,7 @@ from typing import Final
 import protocol
 from chatclient import Client, Credentials, plain
 from chatserver import Options, Server, Session, Store, StoreError
-from protocol import Timing
+from protocol import LogId, Timing
 from tests.network import HEALTHY, Faults, Network
 
 EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
@@ -217,6 +217,23 @@ def world(
             yield it
         finally:
             it.server.store.close()
+
+
+class _Stubborn(protocol.Reader):
+    def hold(self, part: protocol.Part) -> int:
+        return 0
+
+
+def ignore(end: ClientEnd, log: LogId, kind: type[protocol.Reader] = _Stubborn) -> None:
+    """From now on a client takes nothing of that log."""
+    assert end.client._session
+    readers = end.client._session.channel.readers
+    readers[log] = kind(readers[log].cursor, protocol.WINDOW_LINES[log])
+
+
+def heed(end: ClientEnd, log: LogId) -> None:
+    """It does so again."""
+    ignore(end, log, protocol.Reader)
 
 
 def session_of(w: World, name: str) -> Session:

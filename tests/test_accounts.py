@@ -30,7 +30,18 @@ from chatserver import (
 )
 from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
 from tests.network import HEALTHY, Datagram, Faults
-from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, Deaf, World, session_of, world
+from tests.room import (
+    EPOCH,
+    OPTIONS,
+    SERVER,
+    ClientEnd,
+    Deaf,
+    World,
+    heed,
+    ignore,
+    session_of,
+    world,
+)
 
 BAD: Final = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 PASSWORD: Final = b"correct horse"
@@ -980,10 +991,6 @@ class KeptTest(AccountsTest):
             self.assertEqual(marked(bob), ["alice -> you: #5"])
 
     def test_who_never_acknowledges_the_inbox_is_no_longer_taken_from(self) -> None:
-        class Stubborn(protocol.Reader):
-            def hold(self, part: protocol.Part) -> int:
-                return 0
-
         limit = 50
         with (
             mock.patch.object(chatserver, "UNREAD_INBOX", limit),
@@ -991,9 +998,7 @@ class KeptTest(AccountsTest):
         ):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            assert alice.client._session
-            readers = alice.client._session.channel.readers
-            readers[LogId.INBOX] = Stubborn(readers[LogId.INBOX].cursor, 64)
+            ignore(alice, LogId.INBOX)
             alice.say(*(f"DM nobody #{number}" for number in range(3 * limit)))
             w.run(20)
             inbox = session_of(w, "alice").member.inbox
@@ -1001,7 +1006,7 @@ class KeptTest(AccountsTest):
             bob.say("#still here")
             w.run(1)
             self.assertEqual(marked(alice), ["bob: #still here"])
-            readers[LogId.INBOX] = protocol.Reader(readers[LogId.INBOX].cursor, 64)
+            heed(alice, LogId.INBOX)
             w.run(30)  # it reads, and is heard again
             self.assertEqual(inbox.unread, 0)
             self.assertEqual(alice.client.undelivered(), [])

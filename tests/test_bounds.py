@@ -37,7 +37,7 @@ from protocol import (
 )
 from tests.network import HEALTHY, Faults
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
-from tests.room import EPOCH, OPTIONS, ClientEnd, Deaf, World, replies, session_of, world
+from tests.room import EPOCH, OPTIONS, ClientEnd, Deaf, World, ignore, replies, session_of, world
 from tests.test_accounts import add, knows
 
 PUBLIC: Final = GROUP.pad(GROUP.power(12345))
@@ -86,12 +86,12 @@ class DoorTest(unittest.TestCase):
             challenges = {data for data, _ in server._replies}
             self.assertEqual((len(server._replies), len(challenges)), (3, 1))
 
-    def knock(self, w: World, host: str, count: int) -> None:
-        """So many JOINs from there with good cookies."""
+    def knock(self, w: World, host: str, count: int = 1, name: str = "mallory") -> None:
+        """So many JOINs from there with good cookies; those of one name differ in their nonce."""
         server, now, address = w.server.server, w.network.now, (host, 7890)
         w.network.ends[host] = Deaf()
         for number in range(count):
-            hello = Hello(protocol.VERSION, "mallory", number.to_bytes(16, "big"), PUBLIC)
+            hello = Hello(protocol.VERSION, name, number.to_bytes(16, "big"), PUBLIC)
             cookie = server._door.cookie(hello, address, now).cookie
             join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
             server.receive_untrusted(format_handshake(join), address, now)
@@ -103,30 +103,26 @@ class DoorTest(unittest.TestCase):
             mock.patch("chatserver.PENDING_CHALLENGES", 5),
             mock.patch("chatserver.NETWORK_CHALLENGES", 3),
         ):
-            self.knock(w, "elsewhere", 1)
+            self.knock(w, "elsewhere")
             self.knock(w, "lan", 9)
             door = w.server.server._door
             hosts = [address[0] for address, _ in door._knocks]
             self.assertEqual(hosts, ["elsewhere", "lan", "lan", "lan"])
             self.assertEqual(door._counts, {"elsewhere": 1, "lan": 3})
             for host in ("one", "two", "three"):
-                self.knock(w, host, 1)
+                self.knock(w, host)
             hosts = [address[0] for address, _ in door._knocks]
             self.assertEqual(hosts, ["lan", "lan", "one", "two", "three"])
             w.run(TIMING.cookie_life + 1)
-            self.knock(w, "four", 1)
+            self.knock(w, "four")
             self.assertEqual(door._counts, {"four": 1})
 
     def test_one_nonce_under_many_names_is_one_challenge(self) -> None:
         with world() as w:
-            server, address = w.server.server, ("lan", 7890)
             for number in range(20):
-                hello = Hello(protocol.VERSION, f"mallory{number}", b"n" * 16, PUBLIC)
-                cookie = server._door.cookie(hello, address, w.network.now).cookie
-                join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
-                server.receive_untrusted(format_handshake(join), address, w.network.now)
-                server.handle(w.network.now, 0)
-            self.assertEqual((len(server._door._knocks), server._door._counts), (1, {"lan": 1}))
+                self.knock(w, "lan", name=f"mallory{number}")
+            door = w.server.server._door
+            self.assertEqual((len(door._knocks), door._counts), (1, {"lan": 1}))
 
     def test_who_replaces_itself_again_and_again_makes_no_neighbour_wait(self) -> None:
         options, timing = replace(OPTIONS, rate=1), replace(TIMING, probe=0.01, first_timeout=0.1)
@@ -522,10 +518,6 @@ class FileTest(unittest.TestCase):
             self.assertEqual((session_of(w, "bob").member.inbox.unread, store.unread), (3, 3))
 
     def test_that_goes_for_ones_own_copies_too(self) -> None:
-        class Stubborn(protocol.Reader):
-            def hold(self, part: protocol.Part) -> int:
-                return 0
-
         with (
             world(options=replace(OPTIONS, rate=0)) as w,
             mock.patch("chatserver.UNREAD_LINES", 8),
@@ -533,9 +525,7 @@ class FileTest(unittest.TestCase):
         ):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            assert alice.client._session
-            readers = alice.client._session.channel.readers
-            readers[LogId.INBOX] = Stubborn(readers[LogId.INBOX].cursor, 64)
+            ignore(alice, LogId.INBOX)
             alice.say(*(f"DM alice #{number}" for number in range(50)))
             w.run(10)
             self.assertEqual(session_of(w, "alice").member.inbox.unread, 8)

@@ -60,6 +60,13 @@ def overheard(w: World, end: ClientEnd, forge: Forge) -> Iterator[None]:
 
 
 class StrangerTest(unittest.TestCase):
+    def come_back(self, w: World, end: ClientEnd, forge: Forge) -> None:
+        """The server dies and starts again, while a stranger forges its answers."""
+        w.server.kill()
+        w.server.start()
+        with overheard(w, end, forge):
+            w.run(5)
+
     def test_forged_cookies_keep_nobody_out(self) -> None:
         """Nor do they make a right password wrong."""
         number = count()
@@ -103,10 +110,7 @@ class StrangerTest(unittest.TestCase):
             add(w, "alice")
             alice = w.join("alice", credentials=knows())
             w.run(1)
-            w.server.kill()
-            w.server.start()
-            with overheard(w, alice, refuse):
-                w.run(5)
+            self.come_back(w, alice, refuse)
             w.network.faults = HEALTHY
             self.assertEqual(len(refused(alice)), 1)
             w.run(protocol.TIMING.first_login_pause + 5)
@@ -146,10 +150,7 @@ class StrangerTest(unittest.TestCase):
             w.run(1)
             sent = [d.data for d in w.network.sent if d.target == "alice"]
             recorded += [data for data in sent if data[:1] != b"{"]
-            w.server.kill()
-            w.server.start()
-            with overheard(w, alice, refuse):
-                w.run(4)
+            self.come_back(w, alice, refuse)
             bob.say("#hello")
             w.run(1)
             self.assertEqual(alice.texts()[-1], "bob: #hello")
@@ -169,10 +170,7 @@ class StrangerTest(unittest.TestCase):
                 alice = w.join("alice", credentials=knows())
                 (bob,) = w.joined("bob")
                 w.run(1)
-                w.server.kill()
-                w.server.start()
-                with overheard(w, alice, forge):
-                    w.run(5)
+                self.come_back(w, alice, forge)
                 alice.say("#back")
                 w.run(1)
                 self.assertEqual(bob.texts()[-1], "alice: #back")

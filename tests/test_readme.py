@@ -128,33 +128,44 @@ class ReadmeTest(unittest.TestCase):
             self.assertIn(told, words)
         self.assertEqual(timing.login_window, 60)
 
-    def test_what_fills_up_is_bounded_as_it_says(self) -> None:
+    def assert_rows(self, *rows: tuple[str, str]) -> None:
+        """Of its tables: how each begins, and what else it says."""
+        for what, told in rows:
+            with self.subTest(what):
+                self.assertRegex(README, rf"\n\| {re.escape(what)}[^|]*\|.*{re.escape(told)}")
+
+    def test_who_comes_in_is_bounded_as_it_says(self) -> None:
         server, timing = chatserver, protocol.TIMING
-        window = protocol.WINDOW_LINES[LogId.LINES]
-        burst = server.BURST_MARGIN * protocol.BURST_SECONDS
         self.assertEqual(server.DATAGRAMS_PER_TURN, server.LINES_PER_TURN)
         self.assertEqual(server.INSTANCE_MEMORY, 30 * server.DAY)
-        for what, told in (
+        self.assert_rows(
             ("datagrams that wait", f"{server.RECEIVE_BUFFER >> 20} MB"),
             ("datagrams, and lines", f"{server.LINES_PER_TURN} of each"),
             ("handshakes' arithmetic", f"{server.HANDSHAKES_PER_TURN:.0f} ms"),
             ("handshakes that wait", f"{server.WAITING_HANDSHAKES:,}"),
             ("members that come in from one network", f"{server.COMINGS}, then `--rate` a second"),
             ("networks from which somebody has tried to", f"{server.NETWORKS:,}"),
-            ("packets of one member that nobody has echoed", f"{protocol._UNANSWERED:,}"),
-            ("blocks of the room", f"{protocol.RoomBlocks._LIMIT}"),
             (
                 "challenges without an answer",
                 f"{server.PENDING_CHALLENGES:,}, and {server.NETWORK_CHALLENGES} of one network, "
                 f"for {timing.cookie_life:.0f} s",
             ),
             ("sessions that have ended", f"{server.LINGERING}, for {timing.linger:.0f} s"),
+            ("accounts", f"{server.MAX_ACCOUNTS:,}"),
+            ("clients that are away", f"{server.INSTANCES:,}, for 30 days"),
+            ("names and networks", f"{server.BRAKES:,}"),
+        )
+
+    def test_what_is_said_is_bounded_as_it_says(self) -> None:
+        server, timing = chatserver, protocol.TIMING
+        burst = server.BURST_MARGIN * protocol.BURST_SECONDS
+        pause = f"{timing.pacing * 1000:.0f}"
+        self.assert_rows(
+            ("packets of one member that nobody has echoed", f"{protocol._UNANSWERED:,}"),
+            ("packets that leave", f"{protocol.AT_ONCE} | the next ones {pause}"),
+            ("blocks of the room", f"{protocol.RoomBlocks._LIMIT}"),
             ("lines of one member that come too fast", f"a burst of {burst} s"),
-            ("lines of one member that come early", f"{window}"),
-            (
-                "packets that leave",
-                f"{protocol.AT_ONCE} | the next ones {timing.pacing * 1000:.0f}",
-            ),
+            ("lines of one member that come early", f"{protocol.WINDOW_LINES[LogId.LINES]}"),
             ("answers to `WHO`", f"{server.UNREAD_NOTICES} lines"),
             (
                 "unread lines",
@@ -164,13 +175,8 @@ class ReadmeTest(unittest.TestCase):
             ("lines in memory", f"{server.ROOM_TAIL:,}, and {server.INBOX_TAIL} of an inbox"),
             ("lines of the room", f"{server.ROOM_LINES:,}"),
             ("of which a newcomer", f"{server.HISTORY_LINES:,} in all"),
-            ("accounts", f"{server.MAX_ACCOUNTS:,}"),
-            ("clients that are away", f"{server.INSTANCES:,}, for 30 days"),
-            ("names and networks", f"{server.BRAKES:,}"),
             ("lines of one kind", f"{server.LOG_BURST}, then one in {server.LOG_PAUSE:.0f} s"),
-        ):
-            with self.subTest(what):
-                self.assertRegex(README, rf"\n\| {re.escape(what)}[^|]*\|.*{re.escape(told)}")
+        )
         words = " ".join(README.split())
         for told in (
             f"{chatclient.MAX_NAMES:,} names, {chatclient.MAX_BACKLOG:,} lines",

@@ -32,7 +32,7 @@ from protocol import (
     format_handshake,
 )
 from tests.network import Faults
-from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, World, session_of, world
+from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, World, ignore, session_of, world
 
 BAD = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 # Each try to write waits for a tenth of a second, a real one, if somebody else has the room file.
@@ -272,16 +272,10 @@ class DeliveryTest(unittest.TestCase):
             self.assertLess(order.index(b"bob"), 2)
 
     def test_a_member_that_does_not_read_its_answers_fills_no_memory(self) -> None:
-        class Stubborn(protocol.Reader):
-            def hold(self, part: protocol.Part) -> int:
-                return 0
-
         with world(options=replace(OPTIONS, rate=0)) as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            assert alice.client._session
-            channel = alice.client._session.channel
-            channel.readers[LogId.NOTICES] = Stubborn(channel.readers[LogId.NOTICES].cursor, 64)
+            ignore(alice, LogId.NOTICES)
             alice.say(*["WHO"] * 500)
             w.run(20)
             (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "alice")
@@ -477,16 +471,10 @@ class PruningTest(unittest.TestCase):
             self.assertLess(missing, told.index("alice: #new"))
 
     def test_a_member_that_has_not_read_what_is_pruned_loses_no_more_than_that(self) -> None:
-        class Stubborn(protocol.Reader):
-            def hold(self, part: protocol.Part) -> int:
-                return 0
-
         with world(options=self.OPTIONS) as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            assert bob.client._session
-            readers = bob.client._session.channel.readers
-            readers[LogId.ROOM] = Stubborn(readers[LogId.ROOM].cursor, 512)
+            ignore(bob, LogId.ROOM)
             alice.say(*(f"#{n}" for n in range(50)))
             w.run(1)
             w.server.epoch += 31 * DAY
