@@ -109,6 +109,8 @@ AT_A_TIME: Final = 16
 LINGERING: Final = 100  # sessions that have ended and may still ask; the oldest makes way
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
+FAR: Final = 16  # ticks; what is farther off goes off with others, in one turn ...
+COARSE: Final = 4  # ... on every fourth tick
 
 # Wrong passwords within a minute that bring the first wait: see Brake.
 FAILURES_OF_BOTH: Final = 5  # for one name, from one network
@@ -999,15 +1001,10 @@ class Session:
     welcome: bytes
     logs: dict[LogId, Log]  # that its member reads
     ends_at: float = inf  # set once the member has left
+    wake_at: float = inf  # when to look after it whatever its channel has to do
     probed_at: float = inf  # since when it is asked for a sign of life, its name being wanted
     path: Path | None = None  # to where it seems to have moved
     tick: int = -1  # of its alarm
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether there is something for the member that was never sent: it could not be read from
-        the room file, or the window is full."""
-        return any(w.next < self.logs[each].end for each, w in self.channel.writers.items())
 
     @property
     def has_lines(self) -> bool:
@@ -1028,11 +1025,13 @@ class Alarms:
         self._sessions: dict[int, dict[bytes, Session]] = {}
         self._ticks: list[int] = []  # a heap
 
-    def at_latest(self, session: Session, when: float) -> None:
+    def at_latest(self, session: Session, when: float, now: float) -> None:
         """An earlier alarm stays: the session, once looked at, sets its next one."""
         tick = floor(when / TICK) + 1  # the first after it
         if 0 <= session.tick <= tick:
             return
+        if tick > now / TICK + FAR:
+            tick += -tick % COARSE
         self.clear(session)
         session.tick = tick
         if tick not in self._sessions:
@@ -1238,7 +1237,7 @@ class Server:
             bucket = session.member.bucket
             assert bucket  # since the session was opened
             if (ready_at := bucket.ready_at()) > now:
-                self._alarms.at_latest(session, ready_at)
+                self._wake(session, ready_at, now)
                 continue
             bucket.take(now)
             number, raw = session.channel.readers[LogId.LINES].take()
@@ -1250,13 +1249,13 @@ class Server:
             taken += 1
         for session in queue:  # theirs is the next turn
             if session.has_lines:
-                self._alarms.at_latest(session, now)
+                self._wake(session, now, now)
 
     def _linger(self, session: Session, now: float) -> None:
         """Its member has left, and may ask for a while whether that is known."""
         session.ends_at = now + self._timing.linger
         session.channel.readers[LogId.LINES] = protocol.Reader(session.member.lines, 0)
-        self._alarms.at_latest(session, session.ends_at)
+        self._wake(session, session.ends_at, now)
         self._lingering[session.id] = session
         if len(self._lingering) > LINGERING:
             self._end(next(iter(self._lingering.values())))
@@ -1267,19 +1266,26 @@ class Server:
         return heard_at + self._timing.server_silence
 
     def _look_after(self, session: Session, now: float) -> None:
-        """Its alarm has gone off. Most were set for an answer that has come meanwhile."""
-        is_silent = now >= self._silent_at(session)
+        """Its alarm has gone off."""
+        due_at = min(session.channel.deadline(), session.wake_at)
+        if due_at > now:  # most were set for an answer that has come meanwhile
+            self._alarms.at_latest(session, due_at, now)
+            return
+        silent_at = self._silent_at(session)
+        is_silent = now >= silent_at
         if is_silent and session.member.state is State.PRESENT:
             self._room.leave(session.member, State.WRITTEN_OUT, "timed out")
         if is_silent or now >= session.ends_at:
             self._end(session)
             return
-        wake_at, due_at = min(self._silent_at(session), session.ends_at), session.channel.deadline()
-        if due_at <= now or session.has_lines or session.has_unsent:
-            self._active[session.id] = session
-        else:
-            wake_at = min(wake_at, due_at)
-        self._alarms.at_latest(session, wake_at)
+        self._active[session.id] = session
+        session.wake_at = inf
+        self._wake(session, min(silent_at, session.ends_at), now)
+
+    def _wake(self, session: Session, when: float, now: float) -> None:
+        """Looks after it then, whatever its channel has to do."""
+        session.wake_at = min(session.wake_at, when)
+        self._alarms.at_latest(session, when, now)
 
     def _check_accounts(self, now: float) -> None:
         """Nobody joins or says a word while somebody else is in under a name that the operator has
@@ -1368,12 +1374,12 @@ class Server:
                 packets = session.channel.packets(now, session.logs)
             except StoreError as error:  # it lags behind what is in memory
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
-                self._alarms.at_latest(session, now + self._timing.store_pause)
+                self._wake(session, now + self._timing.store_pause, now)
                 continue
             for packet in packets:
                 out.append((self._sealed(packet, session), session.address))
             if (due_at := session.channel.deadline()) < inf:
-                self._alarms.at_latest(session, max(now, due_at))
+                self._alarms.at_latest(session, max(now, due_at), now)
         yield from out
         self._active.clear()
         self._due_at = self._next_timer()
@@ -1607,7 +1613,7 @@ class Server:
         self._store.changed_members[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
-        self._alarms.at_latest(session, self._silent_at(session))
+        self._wake(session, self._silent_at(session), now)
         self._replies.append((welcome, knock.address))
         return session
 
@@ -1688,28 +1694,31 @@ class Signals:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = True
 
-    def wait(self, seconds: float, *others: socket.socket) -> None:
-        """Until a signal comes, one of the other sockets is readable, or the time is over."""
+    def wait(self, seconds: float, *others: socket.socket) -> bool:
+        """Until a signal comes, one of the other sockets is readable, or the time is over; whether
+        one of the others is."""
         timeout = None if seconds == inf else max(0.0, seconds)
         readable, _, _ = select.select([self.socket, *others], [], [], timeout)
         if self.socket in readable:
             self.socket.recv(4096)
+            readable.remove(self.socket)
+        return bool(readable)
 
 
 def serve(server: Server, udp: socket.socket, signals: Signals, timing: Timing) -> None:
     """Turn after turn, until a signal comes; then a little longer, to tell the members."""
     ends_at = inf
     while True:
-        now = time.monotonic()
+        now, is_readable = time.monotonic(), False
         if signals.caught and ends_at == inf:
             ends_at = now + timing.shutdown
             server.close()
         elif now >= ends_at or (signals.caught and server.has_told_all()):
             return
         else:
-            signals.wait(min(server.deadline(), ends_at) - now, udp)
+            is_readable = signals.wait(min(server.deadline(), ends_at) - now, udp)
         now = time.monotonic()
-        for data, address in _received(udp):
+        for data, address in _received(udp) if is_readable else ():
             server.receive_untrusted(data, address, now)
         server.handle(now, int(time.time()))
         if not _commit(server, signals, timing):

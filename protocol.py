@@ -161,19 +161,22 @@ asks, before it takes in anything more, and from wherever it is by now.
     tag         MAC(tag key, the header before the tag | MAC("", part with its header, 32) of each
                 part, 16)
 
-A reader acknowledges within 0.2 s, at once when something is missing or was repeated, or when 8
-packets or a quarter of the log's window wait; each packet that it sends acknowledges. (A writer
-that lets fewer than 8 packets be on their way asks with the last of them.) A writer keeps at most
-64 lines (of the room 512) beyond the reader's cursor on their way, and a reader holds no more. A
-lost packet's lines are sent again from the cursor on, as a new packet: after a timeout (1 s at
-first, then RFC 6298's SRTT + 4 RTTVAR and 0.3 s more, doubled each time in vain, 8 s at most), or
-when a number higher by three has been echoed and the cursor has not moved. What wants an answer is
-a packet with parts, until its number or a higher one has been echoed or the cursors have passed all
-that was sent, and one that asks, until its number or a higher one has been echoed; it is repeated
-like a late one. A client that has heard nothing for 20 to 25 s asks, and one that has had no answer
-for 10 s joins again, beside the session, until one of the two works; a server that has heard
-nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in, for
-75 s or until they are back.
+A reader acknowledges 0.2 s after the last packet with parts; at once when something is missing or
+was repeated, or when 8 packets or a quarter of the log's window wait; each packet that it sends
+acknowledges. (A writer that lets fewer than 8 packets be on their way asks with the last of them.)
+A writer keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a
+reader holds no more. What wants an answer is a packet with parts, until its number or a higher one
+has been echoed or the cursors have passed all that was sent, and one that asks, until its number or
+a higher one has been echoed; it is repeated like a late one. A lost packet's lines are sent again
+from the cursor on, as a new packet: when a number higher by three has been echoed and the cursor
+has not moved, or after a timeout. That is 1 s at first and then RFC 6298's SRTT + 4 RTTVAR (these
+10 ms at least) and 0.3 s more, but not more if a higher number has been echoed; it is doubled each
+time in vain, and 8 s at most. It runs from when the packet was sent, from the cursors' last move,
+or, while the packet still wants an answer, from when the last packet that does was sent, or the
+eighth if there are more: whichever is latest. A client that has heard nothing for 20 to 25 s asks,
+and one that has had no answer for 10 s joins again, beside the session, until one of the two works;
+a server that has heard nothing for 75 s writes the member out. A server that starts sends GONEs to
+those who were in, for 75 s or until they are back.
 """
 
 from __future__ import annotations
@@ -234,8 +237,9 @@ class Timing:
     first_timeout: float = 1.0  # RFC 6298 §2.1
     max_timeout: float = 8.0  # of a retransmission, backed off
     pacing: float = 0.005  # between two times that AT_ONCE packets leave, at least
-    ack_delay: float = 0.2  # how long an acknowledgement waits for company
+    ack_delay: float = 0.2  # how long an acknowledgement waits for one more packet
     ack_allowance: float = 0.3  # what a timeout adds for the other side's ack_delay
+    granularity: float = 0.01  # RFC 6298 §2: of the clock by which timeouts are noticed
     keepalive: float = 20.0  # RFC 8085 §3.5: not more often than every 15 s
     keepalive_jitter: float = 5.0  # so that a thousand members do not ask together
     server_silence: float = 75.0  # three keepalives lost: the member is written out
@@ -1222,10 +1226,11 @@ class Writer:
 class RoundTrip:
     """The smoothed round-trip time and the timeout that follows from it (RFC 6298 §2)."""
 
-    __slots__ = ("_timing", "smoothed", "variation")
+    __slots__ = ("_base", "_timing", "smoothed", "variation")
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
+        self._base = timing.first_timeout - timing.ack_allowance
         self.smoothed: float | None = None
         self.variation = 0.0
 
@@ -1235,12 +1240,12 @@ class RoundTrip:
         else:
             self.variation += (abs(self.smoothed - seconds) - self.variation) / 4
             self.smoothed += (seconds - self.smoothed) / 8
+        self._base = self.smoothed + max(self._timing.granularity, 4 * self.variation)
 
-    def timeout(self, backoff: int) -> float:
-        """Seconds until an answer is late, doubled ``backoff`` times (RFC 6298 §5.5)."""
-        base = self._timing.first_timeout
-        if self.smoothed is not None:
-            base = self.smoothed + 4 * self.variation + self._timing.ack_allowance
+    def timeout(self, backoff: int, is_prompt: bool = False) -> float:
+        """Seconds until an answer is late, doubled ``backoff`` times (RFC 6298 §5.5); a prompt one
+        is sent at once."""
+        base = self._base if is_prompt else self._base + self._timing.ack_allowance
         return min(base * (1 << min(backoff, 16)), self._timing.max_timeout)
 
 
@@ -1379,7 +1384,7 @@ class Channel:
         if had_gap or self._has_gap() or not fresh or self._is_ack_overdue():
             self._ack_at = now
         else:
-            self._ack_at = min(self._ack_at, now + self._timing.ack_delay)
+            self._ack_at = now + self._timing.ack_delay
 
     def _has_gap(self) -> bool:
         return any(reader.has_gap for reader in self.readers.values())
@@ -1443,10 +1448,9 @@ class Channel:
             packets.append(self._packet(now, (), asks=True))
             self._probe_at = now + self.round_trip.timeout(self._backoff)
             self._backoff += 1
-            self._watch_oldest()
         elif self._ack_at <= now and not packets:
             packets.append(self._packet(now, ()))
-        if is_lost or self._late_at == inf:  # or else the oldest packet is still the same
+        if is_lost or packets:
             self._watch_oldest()
         if packets:  # each of which acknowledges
             self._ack_at = inf
@@ -1480,26 +1484,34 @@ class Channel:
         return min(self._ack_at, self._probe_at, self._late_at, self._go_on_at)
 
     def _watch_oldest(self) -> None:
-        """When the oldest packet on its way is late (RFC 6298 §5: its timeout is restarted by
-        progress), and which echo tells that it is lost (RFC 9002 §6.1)."""
-        oldest = [flights[0] for flights in self._flights if flights]
+        """When the oldest packet on its way is late, and which echo tells that it is lost
+        (RFC 9002 §6.1)."""
         self._late_at = self._lost_echo = inf
-        if oldest:
-            sent_at = min([flight.sent_at for flight in oldest])
-            timeout = self.round_trip.timeout(self._backoff)
-            self._late_at = max(sent_at, self._progress_at) + timeout
-            self._lost_echo = min([flight.number for flight in oldest]) + PACKET_THRESHOLD
+        for flights in self._flights:
+            if flights:
+                self._late_at = min(self._late_at, self._is_late_at(flights[0]))
+                self._lost_echo = min(self._lost_echo, flights[0].number + PACKET_THRESHOLD)
+
+    def _is_late_at(self, flight: Flight) -> float:
+        """When a packet is late that is the oldest of its log. The other end does not answer it as
+        long as more follow, up to the eighth (RFC 9002 §6.2.1: each restarts the timeout); but at
+        once if it is missing and a later one has come."""
+        since = max(flight.sent_at, self._progress_at)  # RFC 6298 §5.3
+        if flight.number > self._echo:
+            awaited = self._unanswered[:ACK_PACKETS][-1]
+            since = max(since, awaited[1])
+        return since + self.round_trip.timeout(self._backoff, flight.number < self._echo)
 
     def _lost(self, now: float) -> set[LogId]:
         """The logs whose oldest packet on its way is lost or late."""
-        lost, timeout = set(), self.round_trip.timeout(self._backoff)
+        lost = set()
         for log, writer in self.writers.items():
             if writer.flights:
-                oldest = writer.flights[0]
-                is_late = max(oldest.sent_at, self._progress_at) + timeout <= now
-                if is_late or oldest.number + PACKET_THRESHOLD <= self._echo:
+                number = writer.flights[0].number
+                is_late = self._is_late_at(writer.flights[0]) <= now
+                if is_late or number + PACKET_THRESHOLD <= self._echo:
                     lost.add(log)
-                    self.window.lose(oldest.number, self.number)
+                    self.window.lose(number, self.number)
         return lost
 
     def _pack(

@@ -303,11 +303,33 @@ class Timeouts(ScriptTest):
         end.hear(1.5, echo=1)
         self.next_at(end, 3)
 
-    def test_the_timeout_runs_from_the_oldest_packet(self) -> None:
+    def test_a_packet_restarts_the_timeout_as_long_as_the_other_end_waits_for_more(self) -> None:
         end = client()
-        end.write(0, WHOLE)
-        end.write(0.5, WHOLE)
-        self.assertEqual(numbers(self.next_at(end, 1)), [[0]])
+        for index in range(ACK_PACKETS + 3):
+            end.write(index / 10, SHORT)
+            awaited = min(index, ACK_PACKETS - 1) / 10
+            self.assertAlmostEqual(end.channel.deadline(), awaited + 1)
+        self.assertEqual(numbers(self.next_at(end, awaited + 1))[0][0], 0)
+
+    def test_what_was_passed_over_is_late_sooner(self) -> None:
+        """The other end has answered at once, since it has a gap."""
+        end = client()
+        end.write(0, SHORT)
+        end.hear(0.1, echo=1, cursor=1)  # SRTT 0.1 s, RTTVAR 0.05 s
+        end.write(1, SHORT)
+        end.write(1.05, SHORT)
+        end.hear(1.15, echo=3)  # RTTVAR 0.0375 s
+        self.assertEqual(numbers(self.next_at(end, 1 + 0.1 + 4 * 0.0375)), [[1, 2]])
+
+    def test_what_was_passed_over_has_a_little_time_to_arrive_after_all(self) -> None:
+        end = client()
+        for index in range(30):  # the round trip hardly varies
+            end.write(index, SHORT)
+            end.hear(index + 0.001, echo=index + 1, cursor=index + 1)
+        end.write(30, SHORT)
+        end.write(30, SHORT)
+        end.hear(30.001, echo=32)
+        self.next_at(end, 30 + 0.001 + TIMING.granularity)
 
     def test_progress_restarts_the_timeout(self) -> None:
         end = client()
@@ -336,10 +358,11 @@ class Timeouts(ScriptTest):
     def test_what_is_late_in_one_log_does_not_resend_another(self) -> None:
         end = server()
         end.write(0, SHORT, log=ROOM)
-        end.write(0.9, SHORT, log=INBOX)
-        self.assertEqual(
-            [[p.log for p in packet.parts] for packet in self.next_at(end, 1)], [[ROOM]]
-        )
+        end.write(0.1, SHORT, log=INBOX)
+        end.hear_packet(0.2, incoming(1, echo=2, cursors=(0, 1, 0)))
+        end.write(0.3, SHORT, log=INBOX)
+        (packet,) = end.due(0.2 + 0.1 + 4 * 0.05)
+        self.assertEqual([part.log for part in packet.parts], [ROOM])
 
     def test_nothing_is_resent_once_it_is_acknowledged(self) -> None:
         end = client()
@@ -546,7 +569,7 @@ class Losses(ScriptTest):
         self.assertEqual(numbers(again, ROOM), [[0]])
         self.assertEqual(numbers(again, INBOX), [[0]])
         end.hear_packet(1.5, incoming(1, echo=3, cursors=(1, 1, 0)))
-        self.assertEqual(numbers(self.next_at(end, 1.5 + 1.8), INBOX), [[1]])
+        self.assertEqual(numbers(self.next_at(end, 1.5 + 1.5), INBOX), [[1]])
 
     def test_every_repetition_has_a_number_of_its_own(self) -> None:
         end = self.six_on_their_way()
@@ -736,11 +759,13 @@ class Acknowledgements(ScriptTest):
         self.assertEqual((packets[0].echo, packets[0].cursors), (1, (1, 0, 0)))
         self.assert_silent(end)
 
-    def test_a_second_packet_does_not_postpone_it(self) -> None:
+    def test_a_packet_postpones_it_but_not_the_eighth(self) -> None:
+        self.assertEqual(ACK_PACKETS, 8)
         end = client()
-        end.hear(0, room(0, SHORT))
-        end.hear(0.15, room(1, SHORT))
-        self.assert_bare(self.next_at(end, 0.2))
+        for index in range(7):
+            self.assertEqual(end.hear(index / 10, room(index, SHORT)), [])
+            self.assertAlmostEqual(end.channel.deadline(), index / 10 + 0.2)
+        self.assert_bare(end.hear(0.7, room(7, SHORT)))
 
     def test_each_acknowledgement_waits_anew(self) -> None:
         end = client()
