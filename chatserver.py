@@ -106,6 +106,9 @@ BURST_MARGIN: Final = 2
 # Datagrams that are made before they are sent. One by one costs more, since making and sending
 # drive each other out of the processor's caches; all at once makes the first ones wait.
 AT_A_TIME: Final = 16
+# Between two times that everybody is told who has come and gone: of a thousand who come together
+# each would cost a thousand datagrams. What somebody says goes out at once, and takes it along.
+TELL_PAUSE: Final = 0.1  # seconds
 LINGERING: Final = 100  # sessions that have ended and may still ask; the oldest makes way
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
@@ -571,6 +574,7 @@ class Room:
 
     def __init__(self, store: Store, history: int) -> None:
         self.unix = 0  # the time that the lines of this turn show
+        self.is_talking = False  # whether somebody has said something in this turn
         self.log = store.log(ROOM_KEY)
         self.members = {fold(member.name): member for member in store.present()}
         self._store = store
@@ -591,6 +595,7 @@ class Room:
     def _act(self, member: Member, number: int, message: protocol.Message) -> list[bytes]:
         match message:
             case protocol.Public():
+                self.is_talking = True
                 self._public.append(self._announce(member, message))
             case protocol.Direct():
                 self._direct(member, number, message)
@@ -1099,6 +1104,8 @@ class Server:
         self._prune_at = now
         self._listening_since = now  # nobody could be heard before
         self._due_at = now  # when the next turn should be
+        self._told_at = -inf  # when everybody was last told what is new in the room ...
+        self._tell_at = inf  # ... and will be
         # Members from before a restart are awaited, and told now and then that their sessions are
         # gone, since they may not have noticed.
         self._remind_at = now if self._room.members else inf
@@ -1202,7 +1209,7 @@ class Server:
 
     def handle(self, now: float, unix: int) -> None:
         """Does what the datagrams and the time ask for; ``unix`` is the time that lines show."""
-        self._room.unix = unix
+        self._room.unix, self._room.is_talking = unix, False
         if now > self._due_at + LATE:  # stopped, or waiting for the room file
             self._listening_since = now
         if now >= self._forget_at:
@@ -1357,7 +1364,8 @@ class Server:
         has_news = bool(self._room.log.staged)
         members = self._store.commit()
         if has_news:
-            self._active.update(self._sessions)
+            pause = -inf if self._room.is_talking else TELL_PAUSE
+            self._tell_at = min(self._tell_at, self._told_at + pause)
         for member in members:
             if session := self._sessions.get(member.session):
                 self._active[session.id] = session
@@ -1366,6 +1374,9 @@ class Server:
         """What is to be sent now: replies of the handshake, then what sessions have to say. It has
         to be taken to its end."""
         out, self._replies = self._replies, []
+        if self._tell_at <= now:
+            self._active.update(self._sessions)
+            self._told_at, self._tell_at = now, inf
         for session in self._active.values():
             if len(out) >= AT_A_TIME:
                 yield from out
@@ -1391,7 +1402,8 @@ class Server:
         return self._next_timer()
 
     def _next_timer(self) -> float:
-        return min(self._alarms.next(), self._remind_at, self._forget_at, self._prune_at)
+        timers = self._tell_at, self._remind_at, self._forget_at, self._prune_at
+        return min(self._alarms.next(), *timers)
 
     def close(self) -> None:
         """Tells every member that the server is shutting down."""

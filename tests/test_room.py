@@ -23,6 +23,7 @@ from chatserver import (
     PRUNE_EVERY,
     PRUNED_AT_ONCE,
     ROOM_KEY,
+    TELL_PAUSE,
     UNREAD_NOTICES,
     StoreError,
 )
@@ -496,6 +497,37 @@ class PresenceTest(unittest.TestCase):
                 self.assertTrue(bob.client.has_left)
                 seen = [text for text in alice.texts() if "bob" in text and "here" not in text]
                 self.assertEqual(seen, ["* bob joined", "* bob left"])
+
+    def told(self, w: World, since: float) -> list[float]:
+        """When lines left the server for alice."""
+        sent = (each for each in w.network.sent if (each.source, each.target) == (SERVER, "alice"))
+        return [it.at for it in sent if it.at >= since and len(it.data) > protocol._OVERHEAD]
+
+    def test_many_who_come_at_once_are_told_together_but_for_the_first(self) -> None:
+        with world() as w:
+            (alice,) = w.joined("alice")
+            w.run(1)
+            since, names = w.network.now, [f"guest{n}" for n in range(20)]
+            for name in names:
+                w.client(name)
+            w.run(1)
+            for name in names:
+                self.assertIn(f"* {name} joined", alice.texts())
+            first, second = self.told(w, since)
+            self.assertAlmostEqual(second, first + TELL_PAUSE, places=6)
+
+    def test_what_is_said_does_not_wait_for_who_comes(self) -> None:
+        with world() as w:
+            alice, bob = w.joined("alice", "bob")
+            w.run(1)
+            since = w.network.now
+            for n in range(20):
+                w.client(f"guest{n}")
+                bob.say("#now")
+                w.run(0.03)
+            times = self.told(w, since)
+            self.assertLess(max(map(float.__sub__, times[1:], times)), 0.06)
+            self.assertIn("* guest0 joined", alice.texts())
 
     def test_a_silent_member_is_written_out_and_announced_again_when_back(self) -> None:
         with world() as w:
