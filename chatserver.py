@@ -112,8 +112,6 @@ TELL_PAUSE: Final = 0.1  # seconds
 LINGERING: Final = 100  # sessions that have ended and may still ask; the oldest makes way
 LATE: Final = 1.0  # seconds after which a turn that comes late has been prevented from coming
 TICK: Final = 0.01  # seconds: the grain of the sessions' timers
-FAR: Final = 16  # ticks; what is farther off goes off with others, in one turn ...
-COARSE: Final = 4  # ... on every fourth tick
 
 # Wrong passwords within a minute that bring the first wait: see Brake.
 FAILURES_OF_BOTH: Final = 5  # for one name, from one network
@@ -1030,13 +1028,11 @@ class Alarms:
         self._sessions: dict[int, dict[bytes, Session]] = {}
         self._ticks: list[int] = []  # a heap
 
-    def at_latest(self, session: Session, when: float, now: float) -> None:
+    def at_latest(self, session: Session, when: float) -> None:
         """An earlier alarm stays: the session, once looked at, sets its next one."""
         tick = floor(when / TICK) + 1  # the first after it
         if 0 <= session.tick <= tick:
             return
-        if tick > now / TICK + FAR:
-            tick += -tick % COARSE
         self.clear(session)
         session.tick = tick
         if tick not in self._sessions:
@@ -1244,7 +1240,7 @@ class Server:
             bucket = session.member.bucket
             assert bucket  # since the session was opened
             if (ready_at := bucket.ready_at()) > now:
-                self._wake(session, ready_at, now)
+                self._wake(session, ready_at)
                 continue
             bucket.take(now)
             number, raw = session.channel.readers[LogId.LINES].take()
@@ -1256,13 +1252,13 @@ class Server:
             taken += 1
         for session in queue:  # theirs is the next turn
             if session.has_lines:
-                self._wake(session, now, now)
+                self._wake(session, now)
 
     def _linger(self, session: Session, now: float) -> None:
         """Its member has left, and may ask for a while whether that is known."""
         session.ends_at = now + self._timing.linger
         session.channel.readers[LogId.LINES] = protocol.Reader(session.member.lines, 0)
-        self._wake(session, session.ends_at, now)
+        self._wake(session, session.ends_at)
         self._lingering[session.id] = session
         if len(self._lingering) > LINGERING:
             self._end(next(iter(self._lingering.values())))
@@ -1276,7 +1272,7 @@ class Server:
         """Its alarm has gone off."""
         due_at = min(session.channel.deadline(), session.wake_at)
         if due_at > now:  # most were set for an answer that has come meanwhile
-            self._alarms.at_latest(session, due_at, now)
+            self._alarms.at_latest(session, due_at)
             return
         silent_at = self._silent_at(session)
         is_silent = now >= silent_at
@@ -1287,12 +1283,12 @@ class Server:
             return
         self._active[session.id] = session
         session.wake_at = inf
-        self._wake(session, min(silent_at, session.ends_at), now)
+        self._wake(session, min(silent_at, session.ends_at))
 
-    def _wake(self, session: Session, when: float, now: float) -> None:
+    def _wake(self, session: Session, when: float) -> None:
         """Looks after it then, whatever its channel has to do."""
         session.wake_at = min(session.wake_at, when)
-        self._alarms.at_latest(session, when, now)
+        self._alarms.at_latest(session, when)
 
     def _check_accounts(self, now: float) -> None:
         """Nobody joins or says a word while somebody else is in under a name that the operator has
@@ -1385,12 +1381,12 @@ class Server:
                 packets = session.channel.packets(now, session.logs)
             except StoreError as error:  # it lags behind what is in memory
                 log.error("%s: %s has to wait until it can be", error, session.member.name)
-                self._wake(session, now + self._timing.store_pause, now)
+                self._wake(session, now + self._timing.store_pause)
                 continue
             for packet in packets:
                 out.append((self._sealed(packet, session), session.address))
             if (due_at := session.channel.deadline()) < inf:
-                self._alarms.at_latest(session, max(now, due_at), now)
+                self._alarms.at_latest(session, max(now, due_at))
         yield from out
         self._active.clear()
         self._due_at = self._next_timer()
@@ -1625,7 +1621,7 @@ class Server:
         self._store.changed_members[member.key] = member
         self._sessions[session.id] = session
         self._active[session.id] = session
-        self._wake(session, self._silent_at(session), now)
+        self._wake(session, self._silent_at(session))
         self._replies.append((welcome, knock.address))
         return session
 

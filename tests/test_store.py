@@ -547,31 +547,23 @@ class AlarmsTest(unittest.TestCase):
 
     def test_an_alarm_goes_off_once_and_not_before_its_time(self) -> None:
         alarms, session = Alarms(), self.session(b"a")
-        alarms.at_latest(session, 1.0, 0.95)
+        alarms.at_latest(session, 1.0)
         self.assertEqual(alarms.due(1.0), [])
         self.assertEqual(alarms.due(alarms.next()), [session])
         self.assertEqual(alarms.due(99.0), [])
         self.assertEqual(alarms.next(), float("inf"))
 
-    def test_alarms_that_are_far_off_go_off_together(self) -> None:
-        alarms, sessions = Alarms(), [self.session(b"%d" % n) for n in range(4)]
-        for session, when in zip(sessions, (1.001, 1.011, 1.021, 1.031)):
-            alarms.at_latest(session, when, 0.5)
-        self.assertEqual(alarms.due(1.031), [])
-        self.assertEqual(alarms.due(alarms.next()), sessions)
-        self.assertEqual(alarms.next(), float("inf"))
-
     def test_an_earlier_alarm_stays_and_a_later_one_makes_way(self) -> None:
         alarms, session = Alarms(), self.session(b"a")
         for when in (5.0, 2.0, 9.0):
-            alarms.at_latest(session, when, 0.0)
+            alarms.at_latest(session, when)
         self.assertEqual(alarms.due(2.1), [session])
         self.assertEqual(alarms.due(99.0), [])
 
     def test_a_cleared_alarm_does_not_go_off(self) -> None:
         alarms, one, two = Alarms(), self.session(b"1"), self.session(b"2")
-        alarms.at_latest(one, 1.0, 0.0)
-        alarms.at_latest(two, 1.0, 0.0)
+        alarms.at_latest(one, 1.0)
+        alarms.at_latest(two, 1.0)
         alarms.clear(one)
         alarms.clear(one)
         self.assertEqual(alarms.due(2.0), [two])
