@@ -122,6 +122,29 @@ class OnABadNetwork(unittest.TestCase):
         self.assertEqual(len(network.sent), before + 2, "not one question and one answer")
 
 
+class OnAGoodNetwork(unittest.TestCase):
+    """One session for each seed on a network that is slow, but loses and mixes up nothing."""
+
+    def test_no_line_is_sent_twice_however_far_apart_lines_are(self) -> None:
+        for seed in range(60):
+            with self.subTest(seed=seed):
+                random = Random(seed)
+                delay = random.uniform(0, 0.3)
+                network = Network(seed, Faults(0, 0, (delay, delay)))
+                pair = Pair(network, TIMING)
+                gap, when = 10 ** random.uniform(-2.5, 0.3), 0.0
+                logs = random.sample([*LogId], random.randint(1, 4))
+                for _ in range(random.randint(5, 60)):
+                    when += random.uniform(0, 2 * gap)
+                    pair.write(when, random.choice(logs), [b"x" * random.randint(1, 900)])
+                network.run(when + 20)
+                for end in (pair.client, pair.server):
+                    parts = [part for packet in end.sent for part in packet.parts]
+                    sent = [(part.log, n) for part in parts for n in range(part.first, part.end)]
+                    self.assertEqual(len(sent), len(set(sent)))
+                    self.assertEqual(len(sent), sum(log.end for log in end.logs.values()))
+
+
 # ------------------------------------------------------------------------------- exact scripts
 
 
