@@ -161,22 +161,23 @@ asks, before it takes in anything more, and from wherever it is by now.
     tag         MAC(tag key, the header before the tag | MAC("", part with its header, 32) of each
                 part, 16)
 
-A reader acknowledges 0.2 s after the last packet with parts; at once when something is missing or
-was repeated, or when 8 packets or a quarter of the log's window wait; each packet that it sends
-acknowledges. (A writer that lets fewer than 8 packets be on their way asks with the last of them.)
-A writer keeps at most 64 lines (of the room 512) beyond the reader's cursor on their way, and a
-reader holds no more. What wants an answer is a packet with parts, until its number or a higher one
-has been echoed or the cursors have passed all that was sent, and one that asks, until its number or
-a higher one has been echoed; it is repeated like a late one. A lost packet's lines are sent again
-from the cursor on, as a new packet: when a number higher by three has been echoed and the cursor
-has not moved, or after a timeout. That is 1 s at first and then RFC 6298's SRTT + 4 RTTVAR (these
-10 ms at least) and 0.3 s more, but not more if a higher number has been echoed; it is doubled each
-time in vain, and 8 s at most. It runs from when the packet was sent, from the cursors' last move,
-or, while the packet still wants an answer, from when the last packet that does was sent, or the
-eighth if there are more: whichever is latest. A client that has heard nothing for 20 to 25 s asks,
-and one that has had no answer for 10 s joins again, beside the session, until one of the two works;
-a server that has heard nothing for 75 s writes the member out. A server that starts sends GONEs to
-those who were in, for 75 s or until they are back.
+A reader acknowledges 0.2 s after the last packet with parts; but at once one that has not the next
+number, or brings nothing new, or leaves something missing in a log, and when 8 packets or a quarter
+of the log's window wait; each packet that it sends acknowledges. (A writer that lets fewer than 8
+packets be on their way asks with the last of them.) A writer keeps at most 64 lines (of the room
+512) beyond the reader's cursor on their way, and a reader holds no more. What wants an answer is a
+packet with parts, until its number or a higher one has been echoed or the cursors have passed all
+that was sent, and one that asks, until its number or a higher one has been echoed; it is repeated
+like a late one. A lost packet's lines are sent again from the cursor on, as a new packet: when a
+number higher by three has been echoed and the cursor has not moved, or after a timeout. That is 0.7
+s at first and then RFC 6298's SRTT + 4 RTTVAR (these 10 ms at least), and 0.3 s more unless a
+higher number has been echoed; it is doubled each time in vain, and 8 s at most. It runs from when
+the packet was sent, from the cursors' last move, or, while the packet still wants an answer, from
+when the last packet that does was sent (the eighth, if more than eight do): whichever is latest. A
+client that has heard nothing for 20 to 25 s asks, and one that has had no answer for 10 s joins
+again, beside the session, until one of the two works; a server that has heard nothing for 75 s
+writes the member out. A server that starts sends GONEs to those who were in, for 75 s or until they
+are back.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 # -------------------------------------------------------------------------------------- limits
 
-__version__: Final = "1.2.0"  # of the programs
+__version__: Final = "1.3.0"  # of the programs
 VERSION: Final = 3
 DEFAULT_PORT: Final = 9999
 
@@ -1320,7 +1321,7 @@ class Channel:
         """Takes in a packet of the other end; whether it is the newest so far, and so a sign of
         life. Lines wait in ``readers`` to be taken. Raises BadPacket, having changed nothing."""
         self._check(packet)
-        is_newest = packet.number > self._highest
+        is_newest, is_next = packet.number > self._highest, packet.number == self._highest + 1
         if is_newest:
             self._highest = packet.number
             self.heard_at = now
@@ -1329,7 +1330,7 @@ class Channel:
         if is_newest and not self._unanswered:
             self._probe_at = now + self._keepalive
         if packet.parts:
-            self._hold(packet, is_newest, now)
+            self._hold(packet, is_newest, is_next, now)
         if packet.asks and is_newest:
             self._ack_at = now
         return is_newest
@@ -1371,7 +1372,7 @@ class Channel:
                 self._unanswered.clear()
         return is_new
 
-    def _hold(self, packet: Packet, is_newest: bool, now: float) -> None:
+    def _hold(self, packet: Packet, is_newest: bool, is_next: bool, now: float) -> None:
         had_gap = self._has_gap()
         fresh = 0
         for part in packet.parts:
@@ -1381,9 +1382,10 @@ class Channel:
         if not (fresh or is_newest):
             return  # a datagram that the network doubled
         self._unacknowledged_packets += 1
-        if had_gap or self._has_gap() or not fresh or self._is_ack_overdue():
+        is_orderly = is_next and fresh and not (had_gap or self._has_gap())
+        if not is_orderly or self._is_ack_overdue():  # RFC 9000 §13.2.1
             self._ack_at = now
-        else:
+        elif self._ack_at > now:
             self._ack_at = now + self._timing.ack_delay
 
     def _has_gap(self) -> bool:
@@ -1415,6 +1417,7 @@ class Channel:
         data), since random numbers of others are left out before it and after it."""
         self.number += before
         packet = self._packet(now, (), asks=True)
+        self._watch_oldest()
         self.number += after  # or the next packet, to the old address, would betray it
         return packet
 
@@ -1440,7 +1443,7 @@ class Channel:
         packets: list[Packet] = []
         if is_late or not now < self._go_on_at < inf:
             packets = self._burst(now, logs, self._lost(now) if is_lost else set())
-        if is_late:
+        if is_late and packets:
             if self._backoff:  # one more loss would double the wait again: RFC 9002 §6.2.4
                 packets.append(self._packet(now, packets[0].parts))
             self._backoff += 1
@@ -1497,9 +1500,9 @@ class Channel:
         long as more follow, up to the eighth (RFC 9002 §6.2.1: each restarts the timeout); but at
         once if it is missing and a later one has come."""
         since = max(flight.sent_at, self._progress_at)  # RFC 6298 §5.3
-        if flight.number > self._echo:
-            awaited = self._unanswered[:ACK_PACKETS][-1]
-            since = max(since, awaited[1])
+        awaited = self._unanswered[:ACK_PACKETS]
+        if awaited and flight.number > self._echo:
+            since = max(since, awaited[-1][1])
         return since + self.round_trip.timeout(self._backoff, flight.number < self._echo)
 
     def _lost(self, now: float) -> set[LogId]:

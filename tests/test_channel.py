@@ -646,6 +646,36 @@ class Congestion(ScriptTest):
             self.assertEqual(end.due(9), [], "the window is full")
         self.assertEqual(end.channel.deadline(), 7 + 4)
 
+    def test_what_departed_before_a_log_could_not_be_read_may_be_all_that_is_on_its_way(
+        self,
+    ) -> None:
+        end = server()
+        end.logs[ROOM].append(SHORT)
+        end.logs[INBOX].append(SHORT)
+        with mock.patch.object(Log, "_part", unreadable(INBOX, Log._part)):
+            with self.assertRaises(OSError):
+                end.due(0)
+            end.channel.receive(incoming(1, cursors=(0, 0, 0)), 0.1)
+        self.assertEqual(end.channel.deadline(), 1)
+        self.assertEqual(numbers(end.due(1), ROOM), [[0]])
+
+    def test_a_challenge_restarts_the_timeout(self) -> None:
+        """Whoever gets it answers at once, and with cursors."""
+        end = server()
+        end.write(0, SHORT, log=ROOM)
+        self.next_at(end, 1)
+        end.channel.challenge(2.9, 5, 5)
+        self.assertEqual(numbers(self.next_at(end, 2.9 + 2), ROOM), [[0], [0]])
+
+    def test_a_timeout_that_has_become_moot_sends_nothing(self) -> None:
+        """Were one ever noted too early, that would not end a server."""
+        end = server()
+        end.write(0, SHORT, log=ROOM)
+        self.next_at(end, 1)
+        end.channel._late_at = 2
+        self.assertEqual(end.due(2), [])
+        self.assertEqual(numbers(self.next_at(end, 3), ROOM), [[0], [0]])
+
     def test_after_moving_nothing_is_late_before_the_new_timeout(self) -> None:
         end = client()
         end.write(0, SHORT)
@@ -789,6 +819,32 @@ class Acknowledgements(ScriptTest):
             self.assertEqual(end.hear(index / 10, room(index, SHORT)), [])
             self.assertAlmostEqual(end.channel.deadline(), index / 10 + 0.2)
         self.assert_bare(end.hear(0.7, room(7, SHORT)))
+
+    def test_nothing_postpones_one_that_is_due(self) -> None:
+        """A server takes in several packets before it sends."""
+        for first in (
+            incoming(1, asks=True),
+            incoming(2, room(0, SHORT)),
+            incoming(1, room(1, SHORT)),
+        ):
+            with self.subTest(first=first):
+                end = client()
+                end.channel.receive(first, 0)
+                second = incoming(first.number + 1, room(2 if first.parts else 0, SHORT))
+                end.channel.receive(second, 0)
+                self.assertEqual(end.channel.deadline(), 0)
+                self.assert_bare(end.due(0))
+
+    def test_a_skipped_number_is_acknowledged_at_once_whatever_log_it_was(self) -> None:
+        end = client()
+        end.hear(0, room(0, SHORT))
+        self.assert_bare(end.hear(0.1, Part(INBOX, 0, (SHORT,)), skip=1))
+        self.assertEqual(end.hear(0.2, Part(INBOX, 1, (SHORT,))), [])
+
+    def test_what_comes_late_is_acknowledged_at_once(self) -> None:
+        end = client()
+        end.hear(0, Part(INBOX, 0, (SHORT,)), skip=1)
+        self.assert_bare(end.hear_packet(0.1, incoming(1, room(0, SHORT))))
 
     def test_each_acknowledgement_waits_anew(self) -> None:
         end = client()
@@ -1065,9 +1121,9 @@ class SignsOfLife(ScriptTest):
         end = client()
         end.write(0, SHORT)
         end.hear(0.1, skip=3)
-        end.hear_packet(0.5, incoming(2, room(0, b"late"), echo=1, cursors=(1, 0, 0)))
+        late = incoming(2, room(0, b"late"), echo=1, cursors=(1, 0, 0))
+        (packet,) = end.hear_packet(0.5, late)
         self.assertEqual(end.taken, [b"late"])
-        (packet,) = self.next_at(end, 0.7)
         self.assertEqual((packet.parts, packet.echo), ((), 4))
         self.assert_silent(end)
 

@@ -97,11 +97,14 @@ class ReadmeTest(unittest.TestCase):
         self.assertIn(f"{protocol.MAX_TEXT:,} bytes", README)
         assert protocol.__doc__
         words = " ".join(protocol.__doc__.split())
-        windows = protocol.WINDOW_LINES
+        windows, timing = protocol.WINDOW_LINES, protocol.TIMING
         for told in (
             f"1 to {protocol.MAX_LINE:,} bytes",
             f"no datagram has more than {protocol.MAX_DATAGRAM:,}",
             f"when {protocol.ACK_PACKETS} packets",
+            f"{timing.ack_delay} s after the last packet",
+            f"{timing.first_timeout - timing.ack_allowance} s at first",
+            f"{timing.granularity * 1000:.0f} ms at least), and {timing.ack_allowance} s more",
             f"at most {windows[LogId.LINES]} lines (of the room {windows[LogId.ROOM]})",
             f"burst of {protocol.BURST_SECONDS} seconds",
             ", ".join(f'"{refusal.value}"' for refusal in protocol.Refusal).replace(
