@@ -171,13 +171,13 @@ that was sent, and one that asks, until its number or a higher one has been echo
 like a late one. A lost packet's lines are sent again from the cursor on, as a new packet: when a
 number higher by three has been echoed and the cursor has not moved, or after a timeout. That is 0.7
 s at first and then RFC 6298's SRTT + 4 RTTVAR (these 10 ms at least), and 0.3 s more unless a
-higher number has been echoed; it is doubled each time in vain, and 8 s at most. It runs from when
-the packet was sent, from the cursors' last move, or, while the packet still wants an answer, from
-when the last packet that does was sent (the eighth, if more than eight do): whichever is latest. A
-client that has heard nothing for 20 to 25 s asks, and one that has had no answer for 10 s joins
-again, beside the session, until one of the two works; a server that has heard nothing for 75 s
-writes the member out. A server that starts sends GONEs to those who were in, for 75 s or until they
-are back.
+higher number has been echoed; it is doubled each time in vain, until a new number is echoed, and 8
+s at most. It runs from when the packet was sent, from the cursors' last move, or, while the packet
+still wants an answer, from when the last packet that does was sent (the eighth, if more than eight
+do): whichever is latest. A client that has heard nothing for 20 to 25 s asks, and one that has had
+no answer for 10 s joins again, beside the session, until one of the two works; a server that has
+heard nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in,
+for 75 s or until they are back.
 """
 
 from __future__ import annotations
@@ -1477,7 +1477,7 @@ class Channel:
                 if waiting and len(packets) == AT_ONCE:
                     self._go_on_at = now + self._timing.pacing
                     break
-        except BaseException:  # a log that cannot be read now: what has departed is on its way
+        except BaseException:  # a log that cannot be read now: earlier packets are as good as lost
             self._watch_oldest()
             raise
         return packets
@@ -1500,9 +1500,9 @@ class Channel:
         long as more follow, up to the eighth (RFC 9002 §6.2.1: each restarts the timeout); but at
         once if it is missing and a later one has come."""
         since = max(flight.sent_at, self._progress_at)  # RFC 6298 §5.3
-        awaited = self._unanswered[:ACK_PACKETS]
-        if awaited and flight.number > self._echo:
-            since = max(since, awaited[-1][1])
+        if flight.number > self._echo:
+            _, awaited_since = self._unanswered[:ACK_PACKETS][-1]
+            since = max(since, awaited_since)
         return since + self.round_trip.timeout(self._backoff, flight.number < self._echo)
 
     def _lost(self, now: float) -> set[LogId]:
@@ -1522,23 +1522,23 @@ class Channel:
     ) -> tuple[Part, ...]:
         """The parts of one packet: of the logs that have something ``waiting``, what was lost, then
         what is new, as the window allows. What is done with leaves both collections."""
-        parts: list[Part] = []
+        found: list[tuple[LogId, int, Part]] = []
         is_open = self._in_flight() < int(self.window.size)
-        for log in waiting[:]:
-            if not (is_open or log in lost):
-                continue
+        for log in waiting:
+            if is_open or log in lost:
+                writer = self.writers[log]
+                first = writer.cursor if log in lost else writer.next
+                space = _PARTS_SPACE - sum([part.size for _, _, part in found])
+                part = logs[log].part(log, first, writer.cursor + writer.window, space)
+                if part is not None:
+                    found.append((log, first, part))
+        for log, first, part in found:  # now that all of them could be read
             writer = self.writers[log]
-            first = writer.cursor if log in lost else writer.next
-            space = _PARTS_SPACE - sum([part.size for part in parts]) if parts else _PARTS_SPACE
-            part = logs[log].part(log, first, writer.cursor + writer.window, space)
-            if part is None:
-                continue
             writer.departed(first, Flight(part.end, self.number, now))
-            parts.append(part)
             lost.discard(log)
             if writer.next == logs[log].end:
                 waiting.remove(log)
-        return tuple(parts)
+        return tuple([part for _, _, part in found])
 
     def _packet(self, now: float, parts: tuple[Part, ...], asks: bool = False) -> Packet:
         cursors = [reader.cursor for reader in self.readers.values()]

@@ -630,34 +630,29 @@ class Congestion(ScriptTest):
         end.hear(0.1, echo=1)
         self.next_at(end, 0.1 + 4 * 0.05 + 0.3)
 
-    def test_a_log_that_cannot_be_read_leaves_true_timeouts(self) -> None:
-        """What was packed before that is on its way, and what is late is told anew."""
-        end = server()
-        end.write(0, *[b"w" * 900] * 3, log=ROOM)
-        end.channel.window.size = end.channel.window.threshold = 4
-        self.assertEqual(numbers(self.next_at(end, 1), ROOM)[0], [0])
-        self.next_at(end, 3)
-        end.logs[ROOM].append(b"w" * 900)
-        end.logs[INBOX].append(SHORT)
-        with mock.patch.object(Log, "_part", unreadable(INBOX, Log._part)):
-            for now in (7, 8):
-                with self.assertRaises(OSError):
-                    end.due(now)
-            self.assertEqual(end.due(9), [], "the window is full")
-        self.assertEqual(end.channel.deadline(), 7 + 4)
-
-    def test_what_departed_before_a_log_could_not_be_read_may_be_all_that_is_on_its_way(
-        self,
-    ) -> None:
+    def test_a_log_that_cannot_be_read_leaves_the_others_as_they_were(self) -> None:
         end = server()
         end.logs[ROOM].append(SHORT)
         end.logs[INBOX].append(SHORT)
         with mock.patch.object(Log, "_part", unreadable(INBOX, Log._part)):
             with self.assertRaises(OSError):
                 end.due(0)
-            end.channel.receive(incoming(1, cursors=(0, 0, 0)), 0.1)
+            end.channel.receive(incoming(1), 0.1)
+            self.assert_silent(end)
+        (packet,) = end.due(0.2)
+        self.assertEqual((packet.number, [part.log for part in packet.parts]), (1, [ROOM, INBOX]))
+
+    def test_packets_that_were_made_before_a_log_could_not_be_read_are_late(self) -> None:
+        end = server()
+        end.logs[ROOM].append(WHOLE)
+        end.logs[ROOM].append(WHOLE)
+        part = Log._part
+        first_only = mock.patch.object(Log, "_part", lambda *it: part(*it) if it[2] == 0 else 1 / 0)
+        with first_only, self.assertRaises(ZeroDivisionError):
+            end.due(0)
         self.assertEqual(end.channel.deadline(), 1)
-        self.assertEqual(numbers(end.due(1), ROOM), [[0]])
+        self.assertEqual(numbers(end.due(0.5), ROOM), [[1]])
+        self.assertEqual(numbers(self.next_at(end, 1.5), ROOM), [[0]])
 
     def test_a_challenge_restarts_the_timeout(self) -> None:
         """Whoever gets it answers at once, and with cursors."""
