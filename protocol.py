@@ -163,21 +163,22 @@ asks, before it takes in anything more, and from wherever it is by now.
 
 A reader acknowledges 0.2 s after the last packet with parts; but at once one that has not the next
 number, or brings nothing new, or leaves something missing in a log, and when 8 packets or a quarter
-of the log's window wait; each packet that it sends acknowledges. (A writer that lets fewer than 8
-packets be on their way asks with the last of them.) A writer keeps at most 64 lines (of the room
-512) beyond the reader's cursor on their way, and a reader holds no more. What wants an answer is a
-packet with parts, until its number or a higher one has been echoed or the cursors have passed all
-that was sent, and one that asks, until its number or a higher one has been echoed; it is repeated
-like a late one. A lost packet's lines are sent again from the cursor on, as a new packet: when a
-number higher by three has been echoed and the cursor has not moved, or after a timeout. That is 0.7
-s at first and then RFC 6298's SRTT + 4 RTTVAR (these 10 ms at least), and 0.3 s more unless a
-higher number has been echoed; it is doubled each time in vain, until a new number is echoed, and 8
-s at most. It runs from when the packet was sent, from the cursors' last move, or, while the packet
-still wants an answer, from when the last packet that does was sent (the eighth, if more than eight
-do): whichever is latest. A client that has heard nothing for 20 to 25 s asks, and one that has had
-no answer for 10 s joins again, beside the session, until one of the two works; a server that has
-heard nothing for 75 s writes the member out. A server that starts sends GONEs to those who were in,
-for 75 s or until they are back.
+of the log's window wait; each packet that it sends acknowledges. What the network doubled, an old
+number with nothing new, is ignored. (A writer that lets fewer than 8 packets be on their way asks
+with the last of them.) A writer keeps at most 64 lines (of the room 512) beyond the reader's cursor
+on their way, and a reader holds no more. What wants an answer is a packet with parts, until its
+number or a higher one has been echoed or the cursors have passed all that was sent, and one that
+asks, until its number or a higher one has been echoed; it is repeated like a late one. A lost
+packet's lines are sent again from the cursor on, as a new packet: when a number higher by three has
+been echoed and the cursor has not moved, or after a timeout. That is 0.7 s at first and then RFC
+6298's SRTT + 4 RTTVAR (these 10 ms at least), and 0.3 s more unless a higher number has been
+echoed; it is doubled each time in vain, until a new number is echoed, and 8 s at most. It runs from
+when the packet was sent, from the cursors' last move, or, while the packet still wants an answer,
+from when the last packet that does was sent (the eighth, if more than eight do): whichever is
+latest. A client that has heard nothing for 20 to 25 s asks, and one that has had no answer for 10 s
+joins again, beside the session, until one of the two works; a server that has heard nothing for 75
+s writes the member out. A server that starts sends GONEs to those who were in, for 75 s or until
+they are back.
 """
 
 from __future__ import annotations
@@ -1321,7 +1322,8 @@ class Channel:
         """Takes in a packet of the other end; whether it is the newest so far, and so a sign of
         life. Lines wait in ``readers`` to be taken. Raises BadPacket, having changed nothing."""
         self._check(packet)
-        is_newest, is_next = packet.number > self._highest, packet.number == self._highest + 1
+        ahead = packet.number - self._highest
+        is_newest = ahead > 0
         if is_newest:
             self._highest = packet.number
             self.heard_at = now
@@ -1330,7 +1332,7 @@ class Channel:
         if is_newest and not self._unanswered:
             self._probe_at = now + self._keepalive
         if packet.parts:
-            self._hold(packet, is_newest, is_next, now)
+            self._hold(packet, ahead, now)
         if packet.asks and is_newest:
             self._ack_at = now
         return is_newest
@@ -1372,17 +1374,18 @@ class Channel:
                 self._unanswered.clear()
         return is_new
 
-    def _hold(self, packet: Packet, is_newest: bool, is_next: bool, now: float) -> None:
+    def _hold(self, packet: Packet, ahead: int, now: float) -> None:
+        """Its number is that far ``ahead`` of the highest before it."""
         had_gap = self._has_gap()
         fresh = 0
         for part in packet.parts:
             lines = self.readers[part.log].hold(part)
             self._unacknowledged[part.log] += lines
             fresh += lines
-        if not (fresh or is_newest):
+        if not fresh and ahead <= 0:
             return  # a datagram that the network doubled
         self._unacknowledged_packets += 1
-        is_orderly = is_next and fresh and not (had_gap or self._has_gap())
+        is_orderly = ahead == 1 and fresh and not (had_gap or self._has_gap())
         if not is_orderly or self._is_ack_overdue():  # RFC 9000 §13.2.1
             self._ack_at = now
         elif self._ack_at > now:

@@ -95,6 +95,7 @@ class ReadmeTest(unittest.TestCase):
     def test_the_limits_in_the_texts_are_the_constants(self) -> None:
         self.assertIn(f"1 to {protocol.MAX_NAME} ASCII", README)
         self.assertIn(f"{protocol.MAX_TEXT:,} bytes", README)
+        self.assertIn(f"told to everybody each {chatserver.TELL_PAUSE} s at most", README)
         assert protocol.__doc__
         words = " ".join(protocol.__doc__.split())
         windows, timing = protocol.WINDOW_LINES, protocol.TIMING
