@@ -53,7 +53,8 @@ from typing import Final, TypeAlias
 
 from protocol import ProtocolError
 from tests.crowd import Crowd, Member, NaiveMember, Wrong
-from tests.programs import LOCALHOST, PATIENCE, ROOT, command, next_line, process
+from tests.forkserver import ROOT, Command
+from tests.programs import LOCALHOST, PATIENCE, next_line, process
 
 CLIENTS: Final = 3  # started in each round
 CORES: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -236,7 +237,7 @@ class Growth:
 def client_start(port: int, name: str) -> float:
     """Seconds until a client is in."""
     since = time.monotonic()
-    arguments = command("chatclient", [LOCALHOST, "0", name, "--server-port", str(port)], {})
+    arguments = Command("chatclient", [LOCALHOST, "0", name, "--server-port", str(port)]).line
     with process(arguments, DEVNULL) as client:
         while not next_line(client).startswith("* here: "):
             pass

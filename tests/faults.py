@@ -47,7 +47,8 @@ from statistics import median
 from threading import Event, Thread
 from typing import IO, Final, TypeAlias
 
-from tests.programs import LOCALHOST, Program, command, free_port, wait_until_joined
+from tests.forkserver import Command
+from tests.programs import LOCALHOST, Program, free_port, wait_until_joined
 
 NAMES: Final = ("alice", "bob", "carol")
 # Seconds after the start of a server's process: it starts, members come back, they talk.
@@ -239,7 +240,7 @@ class Trial:
             typist.start()
 
     def _start(self, module: str, *arguments: str) -> Noted:
-        program = Noted(command(module, arguments, {}), self._folder)
+        program = Noted(Command(module, arguments).line, self._folder)
         self._stack.callback(program.stop)
         return program
 

@@ -38,8 +38,9 @@ import protocol
 from chatclient import Credentials
 from protocol import Direct, Exit, LogId, Message, Packet, Part, Public, Who
 from tests.crowd import Member as Guest
+from tests.forkserver import Command
 from tests.logins import Member, Row, any_address, easy_bytes, talk
-from tests.programs import LOCALHOST, PATIENCE, command, next_line, process, udp_socket
+from tests.programs import LOCALHOST, PATIENCE, next_line, process, udp_socket
 
 RATE: Final = 5000  # datagrams/s: what the kernel's queue holds while a turn lasts
 LIMIT: Final = 100.0  # ms
@@ -286,7 +287,8 @@ class Rig:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = ["0", "--host", LOCALHOST, "--db", str(folder / "chat.db"), "--rate", str(LINES)]
         # What it logs would have to be read, here, while lines are timed.
-        self._server = stack.enter_context(process(command("chatserver", options, {}), DEVNULL))
+        server = Command("chatserver", options).line
+        self._server = stack.enter_context(process(server, DEVNULL))
         self._port = int(next_line(self._server).rpartition(" ")[2])
         self._members = [self._member(name) for name in ("alice", "bob")]
         for member in self._members:

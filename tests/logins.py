@@ -40,7 +40,8 @@ from typing import Final, TypeAlias
 import protocol
 from chatclient import Attempt, Client, Credentials, Network, Said, Screen, Shown
 from chatserver import FAILURES_OF_BOTH, Account, Store
-from tests.programs import LOCALHOST, PATIENCE, command, next_line, process, udp_socket
+from tests.forkserver import Command
+from tests.programs import LOCALHOST, PATIENCE, next_line, process, udp_socket
 
 ATTACKS: Final = ("braked", "unbraked", "knocking")
 MEMBER: Final = "alice"
@@ -207,7 +208,7 @@ class Rig:
         # All accounts have one salt, and so each of these makes x once only.
         self._owner, self._guest, self._guesser = map(Credentials, (b"right", None, b"wrong"))
         options = ["0", "--host", LOCALHOST, "--db", db, "--rate", "0"]
-        arguments = command("chatserver", options, {})
+        arguments = Command("chatserver", options).line
         # What it logs would have to be read, here, while lines are timed.
         self._server = stack.enter_context(process(arguments, DEVNULL))
         self._port = int(next_line(self._server).rpartition(" ")[2])

@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
@@ -18,27 +17,12 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import IO, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from tests.forkserver import ROOT, Command, Forked, fork_server
+
 LOCALHOST: Final = "127.0.0.1"
 # Only a failing test waits that long; a busy machine needs some of it.
 PATIENCE: Final = 30.0  # seconds
 POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
-
-_WITH_TIMING: Final = (
-    "import sys; sys.path.insert(0, {root!r}); import dataclasses, protocol, {module};"
-    "timing = dataclasses.replace(protocol.TIMING, **{timing!r});"
-    "protocol.ITERATIONS = protocol.ITERATIONS_ALLOWED[0];"
-    "sys.exit({module}.main(sys.argv[1:], timing=timing))"
-)
-
-
-def command(module: str, arguments: Sequence[str], timing: Mapping[str, float]) -> list[str]:
-    """What starts a program; with other durations than its own if ``timing`` names some, and then
-    it also makes as little of a new password as clients allow."""
-    if timing:
-        code = _WITH_TIMING.format(root=str(ROOT), module=module, timing=dict(timing))
-        return [sys.executable, "-c", code, *arguments]
-    return [sys.executable, str(ROOT / f"{module}.py"), *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -97,23 +81,31 @@ def without_clock(line: str) -> str:
 
 
 class Program:
-    """A running process, and what it has printed so far."""
+    """A running process, and what it has printed so far.
+
+    A Command is forked where that is possible; a command line is exec'd.
+    """
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        start: Command | Sequence[str],
         folder: Path,
         stdout: int = subprocess.PIPE,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        self.process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=environment(**(variables or {})),
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-        )
+        env = environment(**(variables or {}))
+        self.process: Forked | subprocess.Popen[bytes]
+        if isinstance(start, Command) and (server := fork_server()):
+            self.process = Forked(server, start, folder, env, stdout)
+        else:
+            self.process = subprocess.Popen(
+                start.line if isinstance(start, Command) else start,
+                cwd=folder,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+            )
         self._changed = Condition()
         self._printed: list[str] = []
         self._complaints: list[str] = []
@@ -215,8 +207,8 @@ class Program:
 class ServerProgram(Program):
     """A server that is listening."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
-        super().__init__(arguments, folder)
+    def __init__(self, start: Command | Sequence[str], folder: Path) -> None:
+        super().__init__(start, folder)
         try:
             self.wait_until(lambda: bool(self.printed), "the address")
             found = re.fullmatch(r"Listening on UDP (\S+) port (\d+)", self.printed[0])
@@ -230,13 +222,6 @@ class ServerProgram(Program):
 class ProgramsTest(unittest.TestCase):
     """A test with a folder, and processes that end with it."""
 
-    @classmethod
-    def setUpClass(cls) -> None:
-        # Who runs the tests in the background may ignore it, and programs inherit that.
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            cls.addClassCleanup(signal.signal, signal.SIGINT, signal.SIG_IGN)
-
     def setUp(self) -> None:
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
@@ -246,7 +231,7 @@ class ProgramsTest(unittest.TestCase):
         """A server whose room file is ``self.db``, with its own durations but for ``timing``."""
         where = ["--host", host] if host else []
         arguments = [str(port), "--db", str(self.db), *where, *options]
-        server = ServerProgram(command("chatserver", arguments, timing), self.folder)
+        server = ServerProgram(Command("chatserver", arguments, timing), self.folder)
         self.addCleanup(server.stop)
         return server
 
@@ -256,11 +241,11 @@ class ProgramsTest(unittest.TestCase):
 
     def start(
         self,
-        arguments: Sequence[str],
+        start: Command | Sequence[str],
         stdout: int = subprocess.PIPE,
         variables: Mapping[str, str] | None = None,
     ) -> Program:
-        program = Program(arguments, self.folder, stdout, variables)
+        program = Program(start, self.folder, stdout, variables)
         self.addCleanup(program.stop)
         return program
 
@@ -274,7 +259,7 @@ class ProgramsTest(unittest.TestCase):
         **timing: float,
     ) -> Program:
         arguments = [host, str(port), name, "--server-port", str(server_port)]
-        return self.start(command("chatclient", arguments, timing), stdout)
+        return self.start(Command("chatclient", arguments, timing), stdout)
 
     def join(self, port: int, *names: str) -> list[Program]:
         """Clients of these names, which have joined in any order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Final, TypeAlias
 
+from tests.forkserver import Command, Forked, fork_server
 from tests.programs import PATIENCE, environment, without_clock
 
 HAS_PTY: Final = importlib.util.find_spec("termios") is not None and hasattr(os, "openpty")
@@ -205,7 +206,7 @@ class TerminalProgram:
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        start: Command | Sequence[str],
         folder: Path,
         rows: int,
         columns: int,
@@ -222,12 +223,18 @@ class TerminalProgram:
         self._screen = Screen(rows, columns)
         self._changed = Condition()
         given = {"TERM": "xterm", "INPUTRC": os.devnull, "NO_COLOR": "", **(variables or {})}
-        self.process = subprocess.Popen(
-            [arguments[0], "-c", self._LOGIN, str(self._slave), *arguments[1:]],
-            cwd=folder,
-            pass_fds=(self._slave,),
-            env={name: value for name, value in environment(**given).items() if value},
-        )
+        env = {name: value for name, value in environment(**given).items() if value}
+        self.process: Forked | subprocess.Popen[bytes]
+        if isinstance(start, Command) and (server := fork_server()):
+            self.process = Forked(server, start, folder, env, terminal=self._slave)
+        else:
+            line = start.line if isinstance(start, Command) else start
+            self.process = subprocess.Popen(
+                [line[0], "-c", self._LOGIN, str(self._slave), *line[1:]],
+                cwd=folder,
+                pass_fds=(self._slave,),
+                env=env,
+            )
         self._thread = Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -307,6 +314,13 @@ class TerminalProgram:
             return end == list(rows) and self.cursor == cursor and not self._screen.below
 
         self.wait_until(is_so, f"{rows} and column {cursor}")
+
+    def is_stopped(self) -> bool:
+        """Return True if a signal has stopped it."""
+        if isinstance(self.process, Forked):
+            return self.process.is_stopped()
+        options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, options) is not None
 
     @property
     def attributes(self) -> list[object]:

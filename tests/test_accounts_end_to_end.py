@@ -24,11 +24,11 @@ from typing import Any, Final
 import protocol
 from chatserver import Account, Store
 from protocol import GROUP, ITERATIONS, ITERATIONS_ALLOWED
+from tests.forkserver import Command
 from tests.programs import (
     LOCALHOST,
     PATIENCE,
     Program,
-    command,
     free_port,
     wait_until,
     wait_until_joined,
@@ -150,7 +150,7 @@ class AccountsTest(OneLineTest):
         timing: Mapping[str, float] | None = None,
     ) -> Program:
         arguments = [LOCALHOST, "0", name, "--server-port", str(port), *options]
-        start = command("chatclient", arguments, timing or {})
+        start = Command("chatclient", arguments, timing or {})
         return self.start(start, variables=self.variables(password, new))
 
     def register(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
@@ -168,7 +168,7 @@ class AccountsTest(OneLineTest):
 
     def manage(self, *options: str, password: str | None = None) -> Program:
         """The operator's program, started."""
-        arguments = command("chatserver", [*options, "--db", str(self.db)], {})
+        arguments = Command("chatserver", [*options, "--db", str(self.db)])
         return self.start(arguments, variables=self.variables(password))
 
     def add(self, *names: str, password: str = PASSWORD) -> None:
@@ -279,7 +279,7 @@ class OnTerminals(AccountsTest):
     ROWS, COLUMNS = 24, 100
 
     def terminal(self, module: str, *arguments: str) -> TerminalProgram:
-        start = command(module, arguments, {})
+        start = Command(module, arguments)
         program = TerminalProgram(start, self.folder, self.ROWS, self.COLUMNS)
         self.addCleanup(program.stop)
         return program
@@ -529,7 +529,7 @@ class TheOperator(AccountsTest):
             self.manage("--add-user", "carol"): "CHAT_PASSWORD",
         }
         for option in (("--remove-user", "bob"), ("--list-users",)):
-            program = self.start(command("chatserver", [*option, "--db", missing], {}))
+            program = self.start(Command("chatserver", [*option, "--db", missing]))
             cases[program] = no_file
         for program, words in cases.items():
             self.assert_fails(program, 1, words)
@@ -539,7 +539,7 @@ class TheOperator(AccountsTest):
     @unittest.skipUnless(os.path.exists("/dev/full"), "needs /dev/full")
     def test_a_list_that_cannot_be_printed_is_no_traceback(self) -> None:
         self.have("bob")
-        arguments = command("chatserver", ["--list-users", "--db", str(self.db)], {})
+        arguments = Command("chatserver", ["--list-users", "--db", str(self.db)]).line
         with open("/dev/full", "wb") as full:
             program = self.start(arguments, stdout=full.fileno())
         self.assertEqual((program.status(), program.complaints), (1, []))

@@ -18,11 +18,11 @@ from itertools import combinations
 from typing import Final
 
 from protocol import MAX_DATAGRAM
+from tests.forkserver import Command
 from tests.programs import (
     LOCALHOST,
     Program,
     ProgramsTest,
-    command,
     free_port,
     has_ipv6,
     wait_until,
@@ -337,7 +337,7 @@ class Pipes(RoomTest):
         for name, variables in (("bob", {}), ("carol", {"PYTHONUNBUFFERED": "1"})):
             arguments = [LOCALHOST, "0", name, "--server-port", str(server.port)]
             with open("/dev/full", "wb") as full:
-                start = command("chatclient", arguments, {})
+                start = Command("chatclient", arguments).line
                 client = self.start(start, full.fileno(), variables)
             self.assertEqual((client.status(), client.complaints), (0, []))
             alice.wait_for(f"[HH:MM] * {name} joined", f"[HH:MM] * {name} left")
@@ -393,7 +393,7 @@ class Pipes(RoomTest):
     def test_an_input_that_cannot_be_read_is_an_end_of_input(self) -> None:
         server = self.start_server()
         arguments = (LOCALHOST, "0", "bob", "--server-port", str(server.port))
-        bob = command("chatclient", arguments, {})
+        bob = Command("chatclient", arguments).line
         with open(os.devnull, "wb") as unreadable:
             done = subprocess.run(bob, stdin=unreadable, capture_output=True, timeout=30)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
@@ -728,7 +728,7 @@ class WithoutServer(RoomTest):
         for name in ways:
             arguments = [LOCALHOST, "0", name, "--server-port", str(server.port)]
             terminal = TerminalProgram(
-                command("chatclient", arguments, {"trouble": 0.5}), self.folder, 12, 80
+                Command("chatclient", arguments, {"trouble": 0.5}), self.folder, 12, 80
             )
             self.addCleanup(terminal.stop)
             terminal.wait_for(">", cursor=2)
@@ -761,7 +761,7 @@ class WithoutServer(RoomTest):
         server = self.start_server()
         arguments = [LOCALHOST, "0", "bob", "--server-port", str(server.port)]
         bob = TerminalProgram(
-            command("chatclient", arguments, {"leave_patience": 60}), self.folder, 12, 80
+            Command("chatclient", arguments, {"leave_patience": 60}), self.folder, 12, 80
         )
         self.addCleanup(bob.stop)
         bob.wait_for(">", cursor=2)

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Final
 
 from chatclient import HELP
-from tests.programs import LOCALHOST, ROOT, Program, command, free_port, wait_until
+from tests.forkserver import ROOT, Command
+from tests.programs import LOCALHOST, Program, free_port, wait_until
 from tests.terminal import HAS_PTY, PASTE, WIDER_HERE, TerminalProgram
 from tests.test_accounts_end_to_end import PASSWORD, AccountsTest
 from tests.test_end_to_end import direct, of_sender, public, talk
@@ -54,12 +55,12 @@ class TerminalTest(AccountsTest):
         variables: Mapping[str, str] | None = None,
         **timing: float,
     ) -> TerminalProgram:
-        start = command("chatclient", self.arguments(name, *options), timing)
+        start = Command("chatclient", self.arguments(name, *options), timing)
         return self.on_terminal(start, rows, columns, variables)
 
     def on_terminal(
         self,
-        start: list[str],
+        start: Command | list[str],
         rows: int = 0,
         columns: int = 0,
         variables: Mapping[str, str] | None = None,
@@ -383,7 +384,7 @@ class LateLines(TerminalTest):
     def test_a_server_that_is_slow_to_answer_is_waited_for_in_words(self) -> None:
         self.serve()
         self.stop_server()
-        start = command("chatclient", self.arguments("bob"), {"trouble": 0.2})
+        start = Command("chatclient", self.arguments("bob"), {"trouble": 0.2})
         bob = TerminalProgram(start, self.folder, self.ROWS, 80)
         self.addCleanup(bob.stop)
         waits = f"* no answer from {LOCALHOST} port {self.port} yet: still trying"
@@ -655,7 +656,7 @@ class Hostile(TerminalTest):
         self.wait_for_rows(bob, "* not delivered: nobody here is")
         bob.wait_for("  [5m2Jcalled me. To say it to everyone:", "  PM DM me x", ">", cursor=2)
         self.assert_harmless(bob)
-        again = command("chatclient", self.arguments("bob"), {})
+        again = Command("chatclient", self.arguments("bob"))
         refused = TerminalProgram(again, self.folder, 24, 80, {"NO_COLOR": "1"})
         self.addCleanup(refused.stop)
         refused.wait_until(lambda: "chatclient.py: [5m2J" in refused.rows[0], "the refusal")
@@ -723,9 +724,6 @@ class Ends(Room):
         self.assertNotIn("Traceback", "\n".join(self.bob.rows))
 
     def test_signals_that_end_it_restore_the_terminal(self) -> None:
-        # Who runs the tests with nohup ignores one of them, and programs inherit that.
-        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        self.addCleanup(signal.signal, signal.SIGHUP, before)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             name = number.name.lower()
             terminal = self.terminal(name)
@@ -749,7 +747,7 @@ class Ends(Room):
         self.bob.type("half")
         self.bob.wait_for("> half", cursor=6)
         self.bob.type(CTRL_Z)
-        wait_until(partial(self.is_stopped, self.bob), "its being stopped")
+        wait_until(self.bob.is_stopped, "its being stopped")
         self.assertEqual(self.bob.attributes, self.bob.attributes_before)
         os.kill(self.bob.process.pid, signal.SIGCONT)
         self.bob.wait_for("> half", "> half", cursor=6)
@@ -759,10 +757,6 @@ class Ends(Room):
         self.bob.type(" a line\r")
         self.alice.wait_for(*public("bob", "half a line"))
         self.bob.wait_for("[HH:MM] alice: hello", "[HH:MM] bob: half a line", ">", cursor=2)
-
-    def is_stopped(self, terminal: TerminalProgram) -> bool:
-        options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, terminal.process.pid, options) is not None
 
 
 class Pastes(Room):

@@ -17,7 +17,8 @@ from threading import Thread
 from typing import Final
 
 from protocol import DEFAULT_PORT
-from tests.programs import LOCALHOST, Program, ProgramsTest, command, free_port
+from tests.forkserver import Command
+from tests.programs import LOCALHOST, Program, ProgramsTest, free_port
 
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
 AT_ONCE: Final = 2  # processes: more would only wait for each other
@@ -41,7 +42,7 @@ class OneLineTest(ProgramsTest):
         """Each of these arguments does, with these parts in the line."""
 
         def run(arguments: Sequence[str]) -> Program:
-            program = self.start(command(module, arguments, {}))
+            program = self.start(Command(module, arguments))
             program.status()
             return program
 
@@ -91,13 +92,13 @@ class ClientUsage(OneLineTest):
 
     def test_a_local_port_that_is_taken_is_status_1(self) -> None:
         taken = str(self.silent_socket().getsockname()[1])
-        program = self.start(command("chatclient", [LOCALHOST, taken, "alice"], {}))
+        program = self.start(Command("chatclient", [LOCALHOST, taken, "alice"]))
         self.assert_fails(
             program, 1, f"the local UDP port {taken} is already in use: choose another PORT"
         )
 
     def test_a_host_that_does_not_exist_is_status_1(self) -> None:
-        program = self.start(command("chatclient", ["no such host", "0", "alice"], {}))
+        program = self.start(Command("chatclient", ["no such host", "0", "alice"]))
         self.assert_fails(program, 1, "there is no host called no such host")
 
 
@@ -178,7 +179,7 @@ class ServerUsage(OneLineTest):
 
     def test_a_second_server_on_the_same_room_file_is_status_1(self) -> None:
         self.start_server()
-        second = self.start(command("chatserver", ("0", "--db", str(self.db)), {}))
+        second = self.start(Command("chatserver", ("0", "--db", str(self.db))))
         self.assert_fails(second, 1, f"the room file {self.db}", "choose another one with --db")
 
     def test_a_port_or_a_host_that_cannot_be_had_is_status_1(self) -> None:
@@ -229,14 +230,14 @@ class ServerUsage(OneLineTest):
 
     @unittest.skipUnless(os.name == "posix", "needs a shell")
     def test_a_disk_that_is_full_at_the_start_is_status_1(self) -> None:
-        server = command("chatserver", ("0", "--host", LOCALHOST, "--db", str(self.db)), {})
+        server = Command("chatserver", ("0", "--host", LOCALHOST, "--db", str(self.db))).line
         program = self.start(["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *server])
         self.assert_fails(program, 1, f"the room file {self.db} cannot be used: disk")
         self.start_server()  # what is left of that is no obstacle
 
     def test_help_of_both_is_status_0(self) -> None:
         for module in ("chatserver", "chatclient"):
-            program = self.start(command(module, ["--help"], {}))
+            program = self.start(Command(module, ["--help"]))
             self.assertEqual(self.end(program)[0][:5], "usage")
             self.assertTrue(re.search(r"--\w", "".join(program.shown)))
 
