@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from math import inf
 from pathlib import Path
 from random import Random
 from typing import Final
+from unittest import mock
 
 import protocol
-from chatclient import Client, Credentials, plain
+from chatclient import Client, Credentials, RandomBytes, plain
 from chatserver import Options, Server, Session, Store, StoreError
 from protocol import LogId, Timing
 from tests.network import HEALTHY, Faults, Network
@@ -21,6 +23,7 @@ EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
 OPTIONS: Final = Options(history=20, rate=10, max_users=100)
 SERVER: Final = "server"
 PORT: Final = 7890
+_PBKDF2: Final = hashlib.pbkdf2_hmac
 
 
 def address_of(end: str) -> tuple[str, int]:
@@ -32,6 +35,38 @@ def address_of(end: str) -> tuple[str, int]:
 def end_at(host: str, port: int) -> str:
     """The name of the end with that address."""
     return host if port == PORT else f"{host} port {port}"
+
+
+def seeded_bytes(seed: str) -> RandomBytes:
+    """Return a source of random bytes that ``seed`` decides, with secret exponents of 32 bits.
+
+    Powers with 256 bits would take up most of the tests' time, and are no matter of virtual time:
+    ``tests/test_srp.py`` has them.
+    """
+    random = Random(seed)
+
+    def random_bytes(count: int) -> bytes:
+        return (
+            random.randbytes(min(count, 4)).rjust(count, b"\0")
+            if count == 32
+            else (random.randbytes(count))
+        )
+
+    return random_bytes
+
+
+@contextmanager
+def quick_passwords() -> Iterator[None]:
+    """Let PBKDF2 do one iteration only; its key still depends on how many it was asked for.
+
+    ``tests/test_srp.py`` and the real programs do all of them.
+    """
+
+    def quick(hash_name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
+        return _PBKDF2(hash_name, password, salt + iterations.to_bytes(4, "big"), 1)
+
+    with mock.patch.object(hashlib, "pbkdf2_hmac", quick):
+        yield
 
 
 class ServerEnd:
@@ -51,7 +86,7 @@ class ServerEnd:
 
     def start(self) -> None:
         self._starts += 1
-        random = Random(f"server {self._starts}").randbytes
+        random = seeded_bytes(f"server {self._starts}")
         now = self.network.now
         self.store = Store(str(self.path), random)
         self.server = Server(self.store, self.options, self.timing, random, now)
@@ -114,9 +149,9 @@ class ClientEnd:
     ) -> None:
         self.host = host or name
         self.network = network
-        random = Random(f"client {self.host} {network.now}")
+        random = seeded_bytes(f"client {self.host} {network.now}")
         credentials = credentials or Credentials()
-        self.client = Client(name, credentials, "the server", timing, random.randbytes, network.now)
+        self.client = Client(name, credentials, "the server", timing, random, network.now)
         self.shown: list[str] = []
         self.is_up = True
         self.has_ended = False
@@ -211,7 +246,7 @@ def world(
     timing: Timing = protocol.TIMING,
 ) -> Iterator[World]:
     """A world whose room file goes away with it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, quick_passwords():
         it = World(Path(folder) / "chat.db", seed, faults, options, timing)
         try:
             yield it

@@ -7,7 +7,7 @@ import unittest
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import Final
@@ -39,6 +39,7 @@ from tests.room import (
     World,
     heed,
     ignore,
+    quick_passwords,
     session_of,
     world,
 )
@@ -59,7 +60,8 @@ def knows(password: bytes = PASSWORD) -> Credentials:
 
 def registers(new: bytes = PASSWORD, old: bytes | None = None) -> Credentials:
     """Who makes the name an account, or changes its password from ``old`` to ``new``."""
-    return Credentials(old, new, hashlib.sha256(new).digest()[: protocol.SALT_LENGTH])
+    with quick_passwords():
+        return Credentials(old, new, hashlib.sha256(new).digest()[: protocol.SALT_LENGTH])
 
 
 def account(name: str, password: bytes = PASSWORD) -> Account:
@@ -162,14 +164,6 @@ def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
 
 
 class AccountsTest(unittest.TestCase):
-    # For the same password and salt once only: what PBKDF2 costs is no matter of virtual time.
-    _secret = staticmethod(cache(protocol.password_secret_untrusted))
-
-    def setUp(self) -> None:
-        self.enterContext(mock.patch.object(protocol, "ITERATIONS", 100_000))  # the fewest allowed
-        name = "password_secret_untrusted"
-        self.enterContext(mock.patch.object(protocol, name, self._secret))
-
     def assert_said_once(self, end: ClientEnd, words: str) -> None:
         self.assertEqual(end.texts().count(words), 1, end.texts())
 
@@ -1380,7 +1374,7 @@ class PasswordTest(AccountsTest):
         with (
             world() as w,
             mock.patch.object(
-                protocol, "password_secret_untrusted", side_effect=self._secret
+                protocol, "password_secret_untrusted", wraps=protocol.password_secret_untrusted
             ) as slow,
         ):
             add(w, "alice")

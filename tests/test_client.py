@@ -46,6 +46,7 @@ from chatclient import (
     spans_of,
 )
 from protocol import TIMING, Direct, Public, Timing
+from tests.room import quick_passwords
 
 
 class RowsTest(unittest.TestCase):
@@ -202,7 +203,7 @@ class CredentialsTest(unittest.TestCase):
     """Where a password comes from: the environment, or the person."""
 
     def setUp(self) -> None:
-        self.enterContext(mock.patch.object(protocol, "ITERATIONS", 100_000))
+        self.enterContext(quick_passwords())
         self.typed = self.enterContext(mock.patch("getpass.getpass", return_value="typed"))
 
     def given(self, is_registering: bool, is_terminal: bool, **variables: str) -> Credentials:
