@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Thread
@@ -22,6 +23,7 @@ from tests.forkserver import ROOT, Command, Forked, fork_server
 LOCALHOST: Final = "127.0.0.1"
 # Only a failing test waits that long; a busy machine needs some of it.
 PATIENCE: Final = 30.0  # seconds
+PROGRAMS_AT_ONCE: Final = 2  # more would only wait for each other
 POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
 
 
@@ -278,6 +280,38 @@ class ProgramsTest(unittest.TestCase):
         """The same, having made it leave."""
         client.type("EX")
         return self.end(client)
+
+    def assert_fails(self, program: Program, status: int, *parts: str) -> None:
+        """It ends with that status, and with one line that has all these parts in it."""
+        self.assertEqual(program.status(), status, str(program))
+        for line in program.shown:  # perhaps it has waited a while
+            self.assertRegex(line, r"^\* no answer from .*: still trying$")
+        self.assertEqual(len(program.complaints), 1, str(program))
+        (line,) = program.complaints
+        self.assertRegex(line, r"^chat(client|server)\.py: \S")
+        for part in parts:
+            self.assertIn(part, line)
+
+    def assert_all_fail(
+        self, module: str, status: int, cases: Mapping[Sequence[str], Sequence[str]]
+    ) -> None:
+        """Each of these arguments does, with these parts in the line."""
+
+        def run(arguments: Sequence[str]) -> Program:
+            program = self.start(Command(module, arguments))
+            program.status()
+            return program
+
+        with ThreadPoolExecutor(PROGRAMS_AT_ONCE) as pool:
+            for program, (arguments, parts) in zip(pool.map(run, cases), cases.items()):
+                with self.subTest(arguments=arguments):
+                    self.assert_fails(program, status, *parts)
+
+    def silent_socket(self) -> socket.socket:
+        """A UDP socket that nobody reads."""
+        silent = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        silent.bind((LOCALHOST, 0))
+        return silent
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

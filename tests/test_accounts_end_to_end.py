@@ -5,203 +5,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import time
 import unicodedata
 import unittest
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import protocol
-from chatserver import Account, Store
-from protocol import GROUP, ITERATIONS, ITERATIONS_ALLOWED
+from protocol import GROUP, ITERATIONS
+from tests.account_programs import (
+    ELSEWHERE,
+    NEEDED,
+    OTHER,
+    PASSWORD,
+    TOO_MANY,
+    UNKNOWN,
+    WRONG,
+    AccountProgramsTest,
+    Valve,
+    is_handshake,
+)
 from tests.forkserver import Command
 from tests.programs import (
     LOCALHOST,
-    PATIENCE,
-    Program,
     free_port,
     wait_until,
     wait_until_joined,
 )
-from tests.relay import Relay
 from tests.terminal import HAS_PTY, TerminalProgram
-from tests.test_end_to_end import direct, passages, public, talk
-from tests.test_usage import OneLineTest
-
-PASSWORD: Final = "correct horse"
-OTHER: Final = "battery staple"
-
-NEEDED: Final = "this name needs its password"
-WRONG: Final = "wrong username or password"
-UNKNOWN: Final = "this server does not know the name"
-ELSEWHERE: Final = "chatclient.py: logged in from elsewhere"
-TOO_MANY: Final = r"too many attempts, wait (\d+) s"
-
-CHEAP: Final = {"linger": protocol.TIMING.linger}  # with less work for a new password
-OTHER_HOST: Final = "127.0.0.2"
+from tests.transcripts import conversation, direct, kept_messages, passages, public
 
 
-def kept(shown: Iterable[str]) -> list[str]:
-    """The kept messages among these lines, without their times."""
-    stamp = re.compile(r"\* kept: \[[^]]*\] ")
-    return [stamp.sub("", line) for line in shown if stamp.match(line)]
-
-
-def has_other_host() -> bool:
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((OTHER_HOST, 0))
-    except OSError:
-        return False
-    return True
-
-
-class Valve(Relay):
-    """A good network that loses, while it is told to, what goes to the server or comes from it."""
-
-    def __init__(self, server_port: int, source: str = LOCALHOST) -> None:
-        super().__init__(server_port, seed=1, drop=0.0, double=0.0, delays=(0.0, 0.0))
-        self.loses: Callable[[bool, bytes], bool] = lambda is_to_server, data: False
-        self._source = source  # what the server takes for its clients' address
-
-    def open(self) -> None:
-        self.loses = lambda is_to_server, data: False
-
-    def _carry(self, data: bytes, out: socket.socket, target: Any) -> None:
-        if self.loses(target is None, data):
-            self.seen.append(data)
-        else:
-            super()._carry(data, out, target)
-
-    def _upstream_of(self, client: Any) -> socket.socket:
-        if client not in self._upstream:
-            upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            upstream.bind((self._source, 0))
-            upstream.connect(self._server)
-            self._upstream[client] = upstream
-        return self._upstream[client]
-
-
-def is_handshake(data: bytes) -> bool:
-    return data.startswith(b"{")
-
-
-def handshakes(datagrams: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The handshake packets among these, with their sizes; each once, however often repeated."""
-    once = dict.fromkeys(data for data in datagrams if is_handshake(data))
-    return [json.loads(data) | {"size": len(data)} for data in once]
-
-
-def guess(port: int, name: str) -> str:
-    """The server's words for a wrong proof: what a guesser gets who has worked out his x's
-    beforehand, and so is faster than any client."""
-    public, nonce = GROUP.pad(GROUP.power(int.from_bytes(os.urandom(32), "big"))), os.urandom(16)
-    hello = protocol.Hello(protocol.VERSION, name, nonce, public)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(PATIENCE)
-        udp.connect((LOCALHOST, port))
-        request: protocol.Handshake = hello
-        while True:
-            udp.send(protocol.format_handshake(request))
-            match protocol.parse_handshake_untrusted(udp.recv(2048)):
-                case protocol.Cookie(_, cookie):
-                    request = protocol.Join(protocol.VERSION, name, nonce, public, cookie)
-                case protocol.Challenge(_, session):
-                    request = protocol.Prove(nonce, session, os.urandom(32), os.urandom(150))
-                case protocol.Refused(_, _, text):
-                    return text
-                case reply:
-                    raise AssertionError(reply)
-
-
-@cache
-def cheap_account(password: str) -> Account:
-    """Nobody's yet, and as cheap to log in to as a client allows: for tests of other things."""
-    raw, salt = protocol.prepare_password(password), os.urandom(protocol.SALT_LENGTH)
-    iterations = ITERATIONS_ALLOWED.start
-    x = protocol.password_secret_untrusted(raw, salt, iterations)
-    return Account(b"", "", salt, iterations, GROUP.pad(GROUP.power(x)))
-
-
-class AccountsTest(OneLineTest):
-    """Whatever a program might save of a password would be in ``self.folder``."""
-
-    def variables(self, password: str | None, new: str | None = None) -> dict[str, str]:
-        given = {"HOME": str(self.folder), "CHAT_PASSWORD": password, "CHAT_NEW_PASSWORD": new}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def client(
-        self,
-        name: str,
-        port: int,
-        password: str | None = None,
-        *options: str,
-        new: str | None = None,
-        timing: Mapping[str, float] | None = None,
-    ) -> Program:
-        arguments = [LOCALHOST, "0", name, "--server-port", str(port), *options]
-        start = Command("chatclient", arguments, timing or {})
-        return self.start(start, variables=self.variables(password, new))
-
-    def register(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
-        """A client that has registered its name, and goes on."""
-        client = self.client(name, port, password, "--register", timing=CHEAP | timing)
-        client.wait_for(f"* registered {name}")
-        wait_until_joined(client)
-        return client
-
-    def log_in(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
-        client = self.client(name, port, password, timing=timing)
-        client.wait_for(f"* logged in as {name}")
-        wait_until_joined(client)
-        return client
-
-    def manage(self, *options: str, password: str | None = None) -> Program:
-        """The operator's program, started."""
-        arguments = Command("chatserver", [*options, "--db", str(self.db)])
-        return self.start(arguments, variables=self.variables(password))
-
-    def add(self, *names: str, password: str = PASSWORD) -> None:
-        programs = [self.manage("--add-user", name, password=password) for name in names]
-        for name, program in zip(names, programs):
-            self.assertEqual(self.end(program), [f"added {name}"])
-
-    def have(self, *names: str) -> None:
-        """Makes accounts before there is a server, and faster than the operator's program."""
-        with closing(Store(str(self.db))) as store:
-            for name in names:
-                account = replace(cheap_account(PASSWORD), id=os.urandom(16), name=name)
-                self.assertTrue(store.add(account))
-
-    def accounts(self) -> list[str]:
-        """The names of the accounts in the room file."""
-        with closing(sqlite3.connect(self.db)) as file:
-            return [name for (name,) in file.execute("SELECT name FROM accounts ORDER BY folded")]
-
-    def assert_put_out(self, client: Program, complaint: str) -> None:
-        self.assertEqual(client.status(), 1, str(client))
-        self.assertEqual(client.complaints, [complaint])
-
-    def crossed(self, valve: Valve) -> list[str]:
-        """The kinds of handshake packets that have crossed."""
-        return [packet["type"] for packet in handshakes(valve.seen)]
-
-    def kill(self, server: Program) -> None:
-        server.process.kill()
-        server.status()
-
-
-class Registering(AccountsTest):
+class Registering(AccountProgramsTest):
     def test_a_registered_name_needs_its_password_in_any_letter_case(self) -> None:
         port = self.start_server().port
         alice = self.register("alice", port)
@@ -214,16 +55,6 @@ class Registering(AccountsTest):
         self.assertEqual(self.leave(alice), ["* registered alice", "* here: alice"])
         shown = self.leave(self.log_in("aLICE", port))
         self.assertEqual(shown, ["* logged in as aLICE", "* here: alice"])
-
-    def test_who_has_registered_logs_in_at_once(self) -> None:
-        server = self.start_server()
-        with Valve(server.port) as wire:
-            alice = self.register("alice", wire.port)
-            wait_until(lambda: self.crossed(wire).count("WELCOME") == 2, "the login")
-            shown = self.leave(alice)
-        salts = [p["salt"] for p in handshakes(wire.seen) if p["type"] == "CHALLENGE"]
-        self.assertEqual([bool(salt) for salt in salts], [False, True])
-        self.assertEqual(shown, ["* registered alice", "* here: alice"])
 
     def test_without_a_terminal_and_a_password_nothing_is_registered(self) -> None:
         port = free_port()
@@ -251,7 +82,7 @@ class Registering(AccountsTest):
         self.assertEqual(self.end(alice)[0], "* registered alice")
         bob.wait_for("[HH:MM] * alice left")
         self.assertEqual(len(passages(bob.shown)), 2)
-        shown = talk(self.leave(bob))
+        shown = conversation(self.leave(bob))
         self.assertEqual(sorted(shown), sorted(public("alice", "hello") + direct("alice", "hi")))
 
     def test_a_name_that_is_in_use_cannot_be_registered_by_somebody_else(self) -> None:
@@ -275,7 +106,7 @@ class Registering(AccountsTest):
 
 
 @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
-class OnTerminals(AccountsTest):
+class OnTerminals(AccountProgramsTest):
     ROWS, COLUMNS = 24, 100
 
     def terminal(self, module: str, *arguments: str) -> TerminalProgram:
@@ -438,17 +269,6 @@ class OnTerminals(AccountsTest):
         self.assertEqual(self.accounts(), ["bob"])
         self.leave(self.log_in("bob", self.start_server().port))
 
-    def test_who_is_taken_over_gets_back_a_terminal_that_is_in_order(self) -> None:
-        self.have("alice")
-        port = self.start_server().port
-        alice = self.client_terminal("alice", port)
-        self.answer(alice, "Password for alice: ", f"{PASSWORD}\r")
-        self.wait_in_room(alice, "* here: alice")
-        alice.type("half a li")
-        alice.wait_for("> half a li", cursor=11)
-        self.log_in("alice", port)
-        self.assertIn(f"\n{ELSEWHERE}\n", self.assert_ends(alice, 1))
-
     def test_owners_go_on_after_a_crash_of_the_server_without_being_asked_again(self) -> None:
         self.have("carol")
         port = free_port()
@@ -473,7 +293,7 @@ class OnTerminals(AccountsTest):
         self.assertEqual(len(passages(bob.shown)), 0)
 
 
-class TheOperator(AccountsTest):
+class TheOperator(AccountProgramsTest):
     # A server notices what another process has written when it has something else to do: members
     # who ask for a sign of life see to that.
     LIVELY: Final = {"keepalive": 0.3, "keepalive_jitter": 0.0}
@@ -513,7 +333,7 @@ class TheOperator(AccountsTest):
         alice.wait_for("* bob is away: kept until they are back")
         self.end(self.manage("--remove-user", "bob"))
         self.add("bob")
-        self.assertEqual(kept(self.leave(self.log_in("bob", port))), [])
+        self.assertEqual(kept_messages(self.leave(self.log_in("bob", port))), [])
         with closing(sqlite3.connect(self.db)) as file:
             lines = [line for (line,) in file.execute("SELECT line FROM lines")]
         self.assertFalse([line for line in lines if b"a secret" in line])
@@ -561,7 +381,7 @@ class TheOperator(AccountsTest):
         self.assertEqual(list(self.folder.iterdir()), [])
 
 
-class MembersOnly(AccountsTest):
+class MembersOnly(AccountProgramsTest):
     def test_no_guests_and_nobody_registers(self) -> None:
         self.have("alice", "bob")
         port = self.start_server("--members-only").port
@@ -577,40 +397,8 @@ class MembersOnly(AccountsTest):
         alice.wait_for(*public("bob", "hello"))
         self.assertEqual(self.accounts(), ["alice", "bob"])
 
-    def test_an_unknown_name_and_a_wrong_password_look_the_same_on_the_wire(self) -> None:
-        self.add("alice")
-        server = self.start_server("--members-only")
-        looks, salts = [], []
-        for name in ("alice", "carol"):
-            with Valve(server.port) as alone, Valve(server.port) as with_password:
-                silent = self.client(name, alone.port)
-                tries = [self.client(name, with_password.port, word) for word in (OTHER, "x")]
-                self.assert_fails(silent, 1, NEEDED)
-                for program in tries:
-                    self.assert_fails(program, 1, WRONG)
-            packets = handshakes(with_password.seen)
-            challenges = [packet for packet in packets if packet["type"] == "CHALLENGE"]
-            salts += [packet["salt"] for packet in challenges]
-            self.assertEqual({packet["iterations"] for packet in challenges}, {ITERATIONS})
-            refusals = {(p["code"], p["text"]) for p in packets if p["type"] == "REFUSED"}
-            sequence = self.sequence(packets)
-            self.assertEqual(
-                len(sequence), 2 * len("HELLO COOKIE JOIN CHALLENGE PROVE".split()) + 2
-            )
-            looks.append((self.sequence(handshakes(alone.seen)), sequence, refusals))
-        self.assertEqual(looks[0], looks[1])
-        # The same at each asking, and another for another name.
-        self.assertEqual([salts.count(salt) for salt in salts], [2, 2, 2, 2])
 
-    def sequence(self, packets: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-        """The kinds and sizes of packets, by client and in the order of their sending."""
-        by_client: dict[str, list[tuple[str, int]]] = {}
-        for packet in packets:
-            by_client.setdefault(packet["nonce"], []).append((packet["type"], packet["size"]))
-        return [each for client in by_client.values() for each in client]
-
-
-class Passwords(AccountsTest):
+class Passwords(AccountProgramsTest):
     def test_a_changed_password_counts_also_after_a_restart(self) -> None:
         port = free_port()
         server = self.start_server(port=port)
@@ -642,7 +430,7 @@ class Passwords(AccountsTest):
         self.assert_fails(self.client("alice", port, "creme brulee"), 1, WRONG)
 
 
-class Brakes(AccountsTest):
+class Brakes(AccountProgramsTest):
     def test_after_five_wrong_passwords_also_the_right_one_has_to_wait(self) -> None:
         self.have("alice")
         server = self.start_server()
@@ -658,20 +446,8 @@ class Brakes(AccountsTest):
             self.assertLessEqual(int(found[1]), 15)
         self.join(server.port, "guest")  # is none of its business
 
-    @unittest.skipUnless(has_other_host(), "this host has one address of its own")
-    def test_the_owner_at_another_address_gets_in_meanwhile(self) -> None:
-        self.have("alice")
-        server = self.start_server()
-        for _ in range(6):
-            guess(server.port, "alice")
-        with Valve(server.port, source=OTHER_HOST) as elsewhere:
-            alice = self.log_in("alice", elsewhere.port)
-            # Nor does that help the guesser.
-            self.assertRegex(guess(server.port, "alice"), TOO_MANY)
-            self.leave(alice)
 
-
-class Takeover(AccountsTest):
+class Takeover(AccountProgramsTest):
     def test_a_second_login_ends_the_older_client_and_nobody_else_notices(self) -> None:
         port = self.start_server().port
         older = self.register("alice", port)
@@ -689,46 +465,8 @@ class Takeover(AccountsTest):
         self.assertTrue(newest.is_running())
         self.assertEqual(self.leave(newest).count(*direct("bob", "hi")), 1)
 
-    def test_lines_that_the_older_one_could_not_deliver_are_named(self) -> None:
-        self.have("alice")
-        port = self.start_server("--rate", "1").port
-        (bob,) = self.join(port, "bob")
-        older = self.log_in("alice", port)
-        texts = [f"line {n}" for n in range(12)]  # of which the rate lets 2 through at once
-        older.type(*texts)
-        bob.wait_for(*public("alice", "line 1"))
-        self.log_in("alice", port)
-        self.assertEqual(older.status(), 1)
-        lost = [line.partition(": PM ")[2] for line in older.shown if "failed" in line]
-        words = f"{len(lost)} lines were not delivered"
-        self.assertEqual(older.complaints, [f"{ELSEWHERE}, and {words}"])
-        self.assertGreater(len(lost), 1)
-        self.assertEqual(lost, texts[-len(lost) :])
-        self.assertEqual(talk(self.leave(bob)), public("alice", *texts[: -len(lost)]))
 
-    def test_who_was_cut_off_during_the_takeover_is_told_and_does_not_fight_back(self) -> None:
-        server = self.start_server()
-        with Valve(server.port) as valve:
-            older = self.register("alice", valve.port, answer_patience=0.5)
-            (bob,) = self.join(server.port, "bob")
-            valve.loses = lambda is_to_server, data: not is_handshake(data)
-            older.type("out of reach")
-            newer = self.log_in("alice", server.port)
-            before = self.crossed(valve).count("WELCOME")
-            wait_until(
-                lambda: self.crossed(valve).count("WELCOME") > before,
-                "the older one's asking again",
-            )
-            valve.open()
-            self.assertEqual(older.status(), 1, str(older))
-        self.assertEqual(older.complaints, [f"{ELSEWHERE}, and 1 line was not delivered"])
-        self.assertIn("* failed: PM out of reach", older.shown)
-        newer.type("still here")
-        bob.wait_for(*public("alice", "still here"))
-        self.assertEqual(self.leave(bob), ["* here: alice, bob", *public("alice", "still here")])
-
-
-class Messages(AccountsTest):
+class Messages(AccountProgramsTest):
     AWAY: Final = "* bob is away: kept until they are back"
 
     def check_kept(self, interrupt: Callable[[], None], port: Callable[[], int]) -> None:
@@ -736,15 +474,17 @@ class Messages(AccountsTest):
         alice, carol = self.join(port(), "alice", "carol")
         alice.type("DM bob one", "dm BOB two")
         alice.wait_for(self.AWAY, times=2)
-        self.assertEqual(talk(self.leave(alice)), [self.AWAY] * 2)
-        self.assertEqual(talk(carol.shown), [])
+        self.assertEqual(conversation(self.leave(alice)), [self.AWAY] * 2)
+        self.assertEqual(conversation(carol.shown), [])
         interrupt()
         first = self.log_in("bob", port())
-        first.wait_until(lambda: len(kept(first.shown)) == 2, "the kept messages")
-        self.assertEqual(kept(self.leave(first)), ["alice -> you: one", "alice -> you: two"])
-        self.assertEqual(kept(self.leave(self.log_in("bob", port()))), [])
+        first.wait_until(lambda: len(kept_messages(first.shown)) == 2, "the kept messages")
+        self.assertEqual(
+            kept_messages(self.leave(first)), ["alice -> you: one", "alice -> you: two"]
+        )
+        self.assertEqual(kept_messages(self.leave(self.log_in("bob", port()))), [])
         interrupt()
-        self.assertEqual(kept(self.leave(self.log_in("bob", port()))), [])
+        self.assertEqual(kept_messages(self.leave(self.log_in("bob", port()))), [])
 
     def test_they_are_kept_also_if_the_server_is_killed(self) -> None:
         self.have("bob")  # who has never been here
@@ -757,20 +497,8 @@ class Messages(AccountsTest):
 
         self.check_kept(restart, lambda: port)
 
-    def test_a_message_to_a_guest_who_has_left_is_refused_in_words(self) -> None:
-        port = self.start_server().port
-        alice, bob = self.join(port, "alice", "bob")
-        self.leave(bob)
-        alice.wait_for("[HH:MM] * bob left")
-        alice.type("DM bob too late")
-        refusal = "* not delivered: nobody here is called bob. To say it to everyone: "
-        alice.wait_for(f"{refusal}PM DM bob too late")
-        self.leave(alice)
-        (bob,) = self.join(port, "bob")
-        self.assertEqual(talk(self.leave(bob)), [])
 
-
-class Secrets(AccountsTest):
+class Secrets(AccountProgramsTest):
     OLD: Final = "cr\u00e8me br\u00fbl\u00e9e 4711"
     NEW: Final = "se\u00f1or ni\u00f1o 0815"
     TEXTS: Final = ("a public line", "a private line", "a line that is kept")
@@ -792,7 +520,7 @@ class Secrets(AccountsTest):
             alice.wait_for("* the password of alice is changed")
             self.leave(alice)
             bob = self.log_in("bob", wire.port, self.OLD)
-            bob.wait_until(lambda: len(kept(bob.shown)) == 1, "the kept message")
+            bob.wait_until(lambda: len(kept_messages(bob.shown)) == 1, "the kept message")
             self.leave(bob)
             self.leave(self.log_in("alice", wire.port, self.NEW))
             files = self.contents_of_files()  # also of the write-ahead log
@@ -846,7 +574,7 @@ class Secrets(AccountsTest):
                 self.assertEqual(place.find(form), -1, form)
 
 
-class Crashes(AccountsTest):
+class Crashes(AccountProgramsTest):
     """The server dies at the moment of registering."""
 
     def check_goes_on(self, loses: Callable[[bool, bytes], bool], has_arrived: bool) -> None:

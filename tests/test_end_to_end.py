@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import unittest
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from functools import partial
 from itertools import combinations
@@ -30,31 +30,7 @@ from tests.programs import (
 )
 from tests.relay import BAD_DROP, Relay
 from tests.terminal import HAS_PTY, TerminalProgram
-
-
-def public(name: str, *texts: str) -> list[str]:
-    """What others are shown when ``name`` says these."""
-    return [f"[HH:MM] {name}: {text}" for text in texts]
-
-
-def direct(name: str, *texts: str) -> list[str]:
-    """What the recipient is shown when ``name`` writes these."""
-    return [f"[HH:MM] {name} -> you: {text}" for text in texts]
-
-
-def talk(shown: Iterable[str]) -> list[str]:
-    """What was shown but for who came and went."""
-    passing = re.compile(r"\* here: .*|\[HH:MM\] \* \w+ (joined|left)")
-    return [line for line in shown if not passing.fullmatch(line)]
-
-
-def passages(shown: Iterable[str]) -> list[str]:
-    """Who came and went."""
-    return [line for line in shown if re.search(r" (joined|left)\b", line)]
-
-
-def of_sender(name: str, lines: Iterable[str]) -> list[str]:
-    return [line for line in lines if line.startswith(f"[HH:MM] {name}: ")]
+from tests.transcripts import conversation, direct, of_sender, passages, public
 
 
 class RoomTest(ProgramsTest):
@@ -86,7 +62,7 @@ class ThreeClients(RoomTest):
         self.alice.type("the end")
         for client in (self.bob, self.carol):
             client.wait_for(*public("alice", "the end"))
-        shown = [talk(self.leave(client)) for client in (self.alice, self.bob, self.carol)]
+        shown = [conversation(self.leave(client)) for client in (self.alice, self.bob, self.carol)]
         for lines in shown[1:]:
             self.assertEqual(lines.count(*public("alice", "the end")), 1)
             lines.remove(*public("alice", "the end"))
@@ -257,8 +233,10 @@ class BadNetwork(RoomTest):
                 client.wait_until(partial(self.has_all, client), "160 lines")
             self.assertLess(time.monotonic() - start, self.SETTLES)
             (newcomer,) = self.join(server.port, "newcomer")
-            newcomer.wait_until(lambda: len(talk(newcomer.shown)) >= 200, "200 lines")
-            order = [line.removeprefix("* earlier: ") for line in talk(self.leave(newcomer))]
+            newcomer.wait_until(lambda: len(conversation(newcomer.shown)) >= 200, "200 lines")
+            order = [
+                line.removeprefix("* earlier: ") for line in conversation(self.leave(newcomer))
+            ]
             views = {name: self.lines(client) for name, client in clients.items()}
             for client in clients.values():
                 client.type("EX")
@@ -300,11 +278,11 @@ class Pipes(RoomTest):
         alice.type("DM bob first", *texts)
         alice.type_bytes(b"no newline")
         alice.end_input()
-        self.assertEqual(talk(self.end(alice)), [])
+        self.assertEqual(conversation(self.end(alice)), [])
         bob.wait_for("[HH:MM] * alice left", *direct("alice", "first"))
         bob_saw = self.leave(bob)
         self.assertEqual(of_sender("alice", bob_saw), public("alice", *texts, "no newline"))
-        self.assertEqual(talk(bob_saw).count(*direct("alice", "first")), 1)
+        self.assertEqual(conversation(bob_saw).count(*direct("alice", "first")), 1)
 
     def test_input_that_is_not_utf_8_is_replaced_and_control_characters_are_removed(self) -> None:
         server = self.start_server()
@@ -547,23 +525,6 @@ class Ends(RoomTest):
             ["[HH:MM] * bob joined", "[HH:MM] * bob left (replaced)", "[HH:MM] * bob joined"],
         )
 
-    def test_who_only_listens_is_back_soon_after_the_server_is(self) -> None:
-        port = free_port()
-        server = self.start_server(port=port)
-        listener, alice = self.join(port, "listener", "alice")
-        self.leave(alice)
-        for number in range(3):
-            server.process.kill()
-            server.status()
-            server = self.start_server(port=port)
-            (alice,) = self.join(port, "alice")
-            alice.type(f"{number}")
-            start = time.monotonic()
-            listener.wait_for(*public("alice", f"{number}"))
-            self.assertLess(time.monotonic() - start, self.SOON)
-            self.leave(alice)
-        self.assertEqual(talk(self.leave(listener)), public("alice", *"012"))
-
     @unittest.skipUnless(sys.platform == "linux", "needs prlimit")
     def test_a_full_disk_is_a_pause_and_nothing_is_lost(self) -> None:
         server = self.start_server("--rate", "0", store_pause=0.2)
@@ -584,7 +545,7 @@ class Ends(RoomTest):
         self.limit_files(server, None)
         self.end(alice)
         bob.wait_for("[HH:MM] * alice left", *direct("bob", "to myself"))
-        view = talk(self.leave(bob))
+        view = conversation(self.leave(bob))
         self.assertEqual(of_sender("alice", view), public("alice", "before", *texts))
         self.assertEqual(view.count(*direct("bob", "to myself")), 1)
         told = [line for line in server.complaints if "room file" in line]
@@ -683,7 +644,7 @@ class Addresses(RoomTest):
             tries = {data for data in relay.seen if b'"HELLO"' in data}
             self.assertEqual(len(tries), 2, "somebody has joined again")
             for (name, client), other in zip(clients.items(), reversed(names)):
-                self.assertEqual(talk(client.shown), public(other, *texts), name)
+                self.assertEqual(conversation(client.shown), public(other, *texts), name)
                 self.assertLessEqual(len(passages(client.shown)), 1, name)  # bob's joining
             self.assertGreater(len([x for x in server.complaints if " is at 127.0.0.1 " in x]), 2)
             for client in clients.values():

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Final
 
 from chatclient import HELP
+from tests.account_programs import PASSWORD, AccountProgramsTest
 from tests.forkserver import ROOT, Command
 from tests.programs import LOCALHOST, Program, free_port, wait_until
 from tests.terminal import HAS_PTY, PASTE, WIDER_HERE, TerminalProgram
-from tests.test_accounts_end_to_end import PASSWORD, AccountsTest
-from tests.test_end_to_end import direct, of_sender, public, talk
+from tests.transcripts import conversation, direct, of_sender, public
 
 LEFT, TAB, UP, CTRL_L, CTRL_Z = "\033[D", "\t", "\033[A", "\x0c", "\x1a"
 READS: Final = b"\033[?2004h"  # what readline writes when it begins to read
@@ -38,7 +38,7 @@ def said(rows: Iterable[str]) -> list[str]:
 
 
 @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
-class TerminalTest(AccountsTest):
+class TerminalTest(AccountProgramsTest):
     """bob has a terminal, alice has pipes; more rows than ``ROWS`` scroll away."""
 
     ROWS, COLUMNS = 8, 40
@@ -334,7 +334,7 @@ class OwnLines(Room):
         self.bob.wait_until(lambda: "away" in "".join(self.bob.rows), "that dave is away")
         self.bob.wait_for(">", cursor=2)
         self.assertEqual(sum("psst" in row for row in self.bob.all_rows), 2)
-        self.assertEqual(talk(self.alice.shown), [])
+        self.assertEqual(conversation(self.alice.shown), [])
 
 
 class Bursts(Room):
@@ -770,7 +770,7 @@ class Pastes(Room):
         self.bob.wait_until(lambda: "line 199" in self.bob.rows[-1], "the paste")
         self.alice.type("DM bob nothing yet?")  # comes after what bob might have said
         self.wait_for_rows(self.bob, *direct("alice", "nothing yet?"))
-        self.assertEqual(talk(self.alice.shown), [])
+        self.assertEqual(conversation(self.alice.shown), [])
         self.stop_server()
         self.bob.type("\r")
         waiting = [f"{PENDING} bob: line 0", f"{PENDING} 199 more lines"]
@@ -791,7 +791,7 @@ class Pastes(Room):
         self.bob.wait_for(*copies, ">", cursor=2)
         self.bob.type("the end\r")
         carol.wait_for(*public("bob", "the end"))
-        self.assertEqual(talk(carol.shown), public("bob", "the end"))
+        self.assertEqual(conversation(carol.shown), public("bob", "the end"))
 
     def test_a_paste_with_a_line_that_would_ask_is_refused_as_a_whole(self) -> None:
         self.paste("one", "DM alice", "two")
@@ -802,7 +802,7 @@ class Pastes(Room):
         )
         self.bob.type("the end\r")
         self.alice.wait_for(*public("bob", "the end"))
-        self.assertEqual(talk(self.alice.shown), public("bob", "the end"))
+        self.assertEqual(conversation(self.alice.shown), public("bob", "the end"))
 
     def test_many_lines_from_a_terminal_that_marks_no_paste_all_arrive(self) -> None:
         self.bob.type("".join(f"{text}\r" for text in self.TEXTS))

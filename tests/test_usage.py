@@ -6,59 +6,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sqlite3
 import time
 import unittest
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Thread
 from typing import Final
 
 from protocol import DEFAULT_PORT
 from tests.forkserver import Command
-from tests.programs import LOCALHOST, Program, ProgramsTest, free_port
+from tests.programs import LOCALHOST, ProgramsTest, free_port
 
 EXAMPLE: Final = "for example: python chatclient.py 127.0.0.1 7890 alice"
-AT_ONCE: Final = 2  # processes: more would only wait for each other
 
 
-class OneLineTest(ProgramsTest):
-    def assert_fails(self, program: Program, status: int, *parts: str) -> None:
-        """It ends with that status, and with one line that has all these parts in it."""
-        self.assertEqual(program.status(), status, str(program))
-        for line in program.shown:  # perhaps it has waited a while
-            self.assertRegex(line, r"^\* no answer from .*: still trying$")
-        self.assertEqual(len(program.complaints), 1, str(program))
-        (line,) = program.complaints
-        self.assertRegex(line, r"^chat(client|server)\.py: \S")
-        for part in parts:
-            self.assertIn(part, line)
-
-    def assert_all_fail(
-        self, module: str, status: int, cases: Mapping[Sequence[str], Sequence[str]]
-    ) -> None:
-        """Each of these arguments does, with these parts in the line."""
-
-        def run(arguments: Sequence[str]) -> Program:
-            program = self.start(Command(module, arguments))
-            program.status()
-            return program
-
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for program, (arguments, parts) in zip(pool.map(run, cases), cases.items()):
-                with self.subTest(arguments=arguments):
-                    self.assert_fails(program, status, *parts)
-
-    def silent_socket(self) -> socket.socket:
-        """A UDP socket that nobody reads."""
-        silent = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        silent.bind((LOCALHOST, 0))
-        return silent
-
-
-class ClientUsage(OneLineTest):
+class ClientUsage(ProgramsTest):
     def test_what_is_missing_or_no_port_or_no_username_is_status_2_with_an_example(self) -> None:
         port = ("is not a port number (1 to 65535, or 0 for any)", EXAMPLE)
         name = ("is not a username: 1 to 32 ASCII letters", EXAMPLE)
@@ -102,7 +64,7 @@ class ClientUsage(OneLineTest):
         self.assert_fails(program, 1, "there is no host called no such host")
 
 
-class CannotJoin(OneLineTest):
+class CannotJoin(ProgramsTest):
     """The room answers with no, or nobody answers at all: status 1."""
 
     def test_nobody_is_listening_is_said_within_some_5_seconds(self) -> None:
@@ -157,7 +119,7 @@ class CannotJoin(OneLineTest):
         server.join()
 
 
-class ServerUsage(OneLineTest):
+class ServerUsage(ProgramsTest):
     def test_bad_options_are_status_2(self) -> None:
         self.assert_all_fail(
             "chatserver",
