@@ -19,12 +19,12 @@ variables or another locale, with closed or full descriptors, or how long it tak
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import gc
 import importlib
 import json
 import locale
+import multiprocessing.util
 import os
 import select
 import signal
@@ -111,7 +111,8 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
-        atexit.register(self._end)
+        # Unlike atexit's, these are called in multiprocessing's workers too.
+        multiprocessing.util.Finalize(None, self._end, exitpriority=0)
 
     def _end(self) -> None:
         self._control.close()
