@@ -48,7 +48,7 @@ from threading import Event, Thread
 from typing import IO, Final, TypeAlias
 
 from tests.forkserver import Command
-from tests.programs import LOCALHOST, Program, free_port, wait_until_joined
+from tests.programs import LOCALHOST, Program, lasting_port, wait_until_joined
 
 NAMES: Final = ("alice", "bob", "carol")
 # Seconds after the start of a server's process: it starts, members come back, they talk.
@@ -229,7 +229,7 @@ class Trial:
         self.intact = 0
         self._stack = stack
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self._port = free_port()
+        self._port = lasting_port()
         self._server = self._start_server()
         self._server.wait_for_moments(1)
         self._clients = {name: self._join(name) for name in NAMES}

@@ -21,8 +21,10 @@ from typing import IO, Final
 from tests.forkserver import ROOT, Command, Forked, fork_server
 
 LOCALHOST: Final = "127.0.0.1"
+# How much slower than usual this machine is: every wait for something to happen is longer by that.
+TIMEOUT_FACTOR: Final = float(os.environ.get("CHAT_TESTS_TIMEOUT_FACTOR", "1"))
 # Only a failing test waits that long; a busy machine needs some of it.
-PATIENCE: Final = 30.0  # seconds
+PATIENCE: Final = 30.0 * TIMEOUT_FACTOR  # seconds
 PROGRAMS_AT_ONCE: Final = 2  # more would only wait for each other
 POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
 
@@ -34,12 +36,18 @@ def environment(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in left_out} | more
 
 
-def free_port() -> int:
-    """A UDP port that nobody uses at the moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((LOCALHOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def lasting_port() -> int:
+    """Return a UDP port for a program that comes back at it.
+
+    Nobody is given it by chance while the program is away: it is below the ports that systems give
+    to whoever asks for any (RFC 6335 section 6: from 49152 on; Linux: from 32768 on), and each
+    process of the tests looks for it at another place.
+    """
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.bind((LOCALHOST, port))
+            return port
+    raise AssertionError("no UDP port is free below 32768")
 
 
 def udp_socket(host: str, server_port: int) -> socket.socket:
@@ -306,6 +314,16 @@ class ProgramsTest(unittest.TestCase):
             for program, (arguments, parts) in zip(pool.map(run, cases), cases.items()):
                 with self.subTest(arguments=arguments):
                     self.assert_fails(program, status, *parts)
+
+    def closed_port(self) -> int:
+        """Return a UDP port at which nobody listens until the end of the test.
+
+        It is taken by a socket that is connected to itself, and so is nobody else's peer.
+        """
+        nobody = self.silent_socket()
+        nobody.connect(nobody.getsockname())
+        port: int = nobody.getsockname()[1]
+        return port
 
     def silent_socket(self) -> socket.socket:
         """A UDP socket that nobody reads."""

@@ -258,10 +258,15 @@ class TerminalProgram:
             raw = raw[os.write(self._master, raw[:1000]) :]
 
     def resize(self, rows: int, columns: int) -> None:
-        """What is on its way is written in the old size, or nobody could say what is where."""
+        """Resize the window, and wait until readline has drawn its line again.
+
+        Whatever the program writes before that is for the old size.
+        """
         with self._changed:
             self._screen.resize(rows, columns)
+            before = len(self.written)
             self._set_size(self._slave, (rows, columns))
+        self.wait_until(lambda: len(self.written) > before, "the line that is drawn again")
 
     def press_until_it_ends(self, key: str) -> None:
         """Now and then, like somebody who does not like to wait."""

@@ -34,7 +34,7 @@ from tests.account_programs import (
 from tests.forkserver import Command
 from tests.programs import (
     LOCALHOST,
-    free_port,
+    lasting_port,
     wait_until,
     wait_until_joined,
 )
@@ -57,7 +57,7 @@ class Registering(AccountProgramsTest):
         self.assertEqual(shown, ["* logged in as aLICE", "* here: alice"])
 
     def test_without_a_terminal_and_a_password_nothing_is_registered(self) -> None:
-        port = free_port()
+        port = self.closed_port()
         for program in (
             self.client("alice", port, None, "--register"),
             self.client("alice", port, None, "--register", new=OTHER),
@@ -65,13 +65,17 @@ class Registering(AccountProgramsTest):
             self.assert_fails(program, 1, "without a terminal", "CHAT_PASSWORD")
 
     def test_an_empty_password_is_refused_before_anything_is_sent(self) -> None:
-        port = free_port()
+        server = self.silent_socket()
+        server.setblocking(False)
+        port = server.getsockname()[1]
         for program in (
             self.client("alice", port, "", "--register"),
             self.client("alice", port, PASSWORD, "--register", new=""),
             self.client("alice", port, ""),
         ):
             self.assert_fails(program, 1, "the password is empty")
+        with self.assertRaises(BlockingIOError):
+            server.recv(2048)
 
     def test_what_is_piped_in_is_said_by_who_has_just_registered(self) -> None:
         port = self.start_server().port
@@ -271,7 +275,7 @@ class OnTerminals(AccountProgramsTest):
 
     def test_owners_go_on_after_a_crash_of_the_server_without_being_asked_again(self) -> None:
         self.have("carol")
-        port = free_port()
+        port = lasting_port()
         server = self.start_server(port=port)
         alice = self.client_terminal("alice", port, "--register")
         carol = self.client_terminal("carol", port)
@@ -400,7 +404,7 @@ class MembersOnly(AccountProgramsTest):
 
 class Passwords(AccountProgramsTest):
     def test_a_changed_password_counts_also_after_a_restart(self) -> None:
-        port = free_port()
+        port = lasting_port()
         server = self.start_server(port=port)
         self.leave(self.register("alice", port))
         alice = self.client("alice", port, PASSWORD, "--register", new=OTHER)
@@ -488,7 +492,7 @@ class Messages(AccountProgramsTest):
 
     def test_they_are_kept_also_if_the_server_is_killed(self) -> None:
         self.have("bob")  # who has never been here
-        port = free_port()
+        port = lasting_port()
         servers = [self.start_server(port=port)]
 
         def restart() -> None:
@@ -578,7 +582,7 @@ class Crashes(AccountProgramsTest):
     """The server dies at the moment of registering."""
 
     def check_goes_on(self, loses: Callable[[bool, bytes], bool], has_arrived: bool) -> None:
-        port = free_port()
+        port = lasting_port()
         server = self.start_server(port=port)
         with Valve(port) as valve:
             valve.loses = loses

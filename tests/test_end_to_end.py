@@ -21,10 +21,11 @@ from protocol import MAX_DATAGRAM
 from tests.forkserver import Command
 from tests.programs import (
     LOCALHOST,
+    PATIENCE,
     Program,
     ProgramsTest,
-    free_port,
     has_ipv6,
+    lasting_port,
     wait_until,
     wait_until_joined,
 )
@@ -34,8 +35,6 @@ from tests.transcripts import conversation, direct, of_sender, passages, public
 
 
 class RoomTest(ProgramsTest):
-    SOON: Final = 3.0  # two seconds, and one for a busy machine
-
     def assert_one_order(self, views: Mapping[str, list[str]]) -> None:
         """Any two members have seen what third ones said in the same order."""
         for (one, lines), (other, others) in combinations(views.items(), 2):
@@ -50,8 +49,7 @@ class ThreeClients(RoomTest):
         super().setUp()
         self.server = self.start_server()
         self.alice, self.bob, self.carol = (
-            self.start_client(name, self.server.port, port=free_port())
-            for name in ("alice", "bob", "carol")
+            self.start_client(name, self.server.port) for name in ("alice", "bob", "carol")
         )
         for client in (self.alice, self.bob, self.carol):
             wait_until_joined(client)
@@ -205,7 +203,6 @@ class Formats(RoomTest):
 
 class BadNetwork(RoomTest):
     NAMES: Final = ("alice", "bob", "carol", "dave")
-    SETTLES: Final = 30.0  # seconds; 4 to 7 are usual, and the rate limit alone takes 3
 
     def lines_of(self, name: str) -> list[str]:
         """60 lines, every sixth of them for one member alone."""
@@ -222,16 +219,14 @@ class BadNetwork(RoomTest):
         return len(self.lines(client)) >= 160
 
     def test_every_member_sees_every_line_once_and_in_one_order(self) -> None:
-        server = self.start_server("--history", "1000")
+        server = self.start_server("--history", "1000", "--rate", "100")
         with Relay(server.port, seed=7, drop=0.0) as relay:
             clients = dict(zip(self.NAMES, self.join(relay.port, *self.NAMES)))
             relay.drop = BAD_DROP
             for name, client in clients.items():
                 client.type(*self.lines_of(name))
-            start = time.monotonic()
             for client in clients.values():
                 client.wait_until(partial(self.has_all, client), "160 lines")
-            self.assertLess(time.monotonic() - start, self.SETTLES)
             (newcomer,) = self.join(server.port, "newcomer")
             newcomer.wait_until(lambda: len(conversation(newcomer.shown)) >= 200, "200 lines")
             order = [
@@ -361,7 +356,7 @@ class Pipes(RoomTest):
         os.close(out)
         (alice,) = self.join(server.port, "alice")  # bob is told of it, and nobody reads that
         with suppress(BrokenPipeError):
-            end = time.monotonic() + 20
+            end = time.monotonic() + PATIENCE
             while bob.is_running() and time.monotonic() < end:
                 bob.type(*["hello"] * 100)
         self.assertEqual((bob.status(), bob.complaints), (0, []))
@@ -373,7 +368,7 @@ class Pipes(RoomTest):
         arguments = (LOCALHOST, "0", "bob", "--server-port", str(server.port))
         bob = Command("chatclient", arguments).line
         with open(os.devnull, "wb") as unreadable:
-            done = subprocess.run(bob, stdin=unreadable, capture_output=True, timeout=30)
+            done = subprocess.run(bob, stdin=unreadable, capture_output=True, timeout=PATIENCE)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
     def check_that_losing_its_reader_ends_a_client(self) -> None:
@@ -400,7 +395,7 @@ class Ends(RoomTest):
     SHUTTING_DOWN: Final = "* the server is shutting down: waiting for it to return"
 
     def test_sigterm_and_sigint_end_the_server_with_status_0_and_members_are_told(self) -> None:
-        port = free_port()
+        port = lasting_port()
         clients: list[Program] = []
         for times, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
             server = self.start_server(port=port)
@@ -474,7 +469,7 @@ class Ends(RoomTest):
             self.assertIn("1 line may not have arrived", client.complaints[0])
 
     def test_a_server_that_is_killed_loses_and_doubles_nothing(self) -> None:
-        port = free_port()
+        port = lasting_port()
         names = ("alice", "bob", "carol")
         server = self.start_server(port=port)
         clients = dict(zip(names, self.join(port, *names)))
@@ -513,7 +508,7 @@ class Ends(RoomTest):
     def test_a_client_that_was_killed_comes_back_under_its_name_from_its_port(self) -> None:
         server = self.start_server(probe=0.3)
         (alice,) = self.join(server.port, "alice")
-        port = free_port()
+        port = lasting_port()
         bob = self.start_client("bob", server.port, port=port)
         alice.wait_for("[HH:MM] * bob joined")
         bob.process.kill()
@@ -587,7 +582,7 @@ class Ends(RoomTest):
             self.assertEqual(file.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
 
     def test_a_server_that_ends_while_it_cannot_write_says_so_and_loses_nothing(self) -> None:
-        port = free_port()
+        port = lasting_port()
         server = self.start_server(port=port, store_pause=0.2)
         alice, bob = self.join(port, "alice", "bob")
         with closing(sqlite3.connect(self.db, isolation_level=None)) as other:
@@ -684,12 +679,14 @@ class Addresses(RoomTest):
 class WithoutServer(RoomTest):
     def test_who_leaves_while_the_server_is_away_is_told_what_was_not_delivered(self) -> None:
         ways = {"ex": "EX\r", "ctrl-c": "\x03", "ctrl-d": "\x04"}
+        # Who does not sit at a terminal waits longer than any test.
+        impatient = {"trouble": 0.5, "leave_patience": 0.5, "deliver_patience": 3600.0}
         server = self.start_server()
         terminals = {}
         for name in ways:
             arguments = [LOCALHOST, "0", name, "--server-port", str(server.port)]
             terminal = TerminalProgram(
-                Command("chatclient", arguments, {"trouble": 0.5}), self.folder, 12, 80
+                Command("chatclient", arguments, impatient), self.folder, 12, 80
             )
             self.addCleanup(terminal.stop)
             terminal.wait_for(">", cursor=2)
@@ -704,12 +701,10 @@ class WithoutServer(RoomTest):
             terminal.type("are you there?\r")
             pending = f"[not delivered yet] {name}: are you there?"
             terminal.wait_for(words, hello, pending, ">", cursor=2)
-        start = time.monotonic()
         for name, terminal in terminals.items():
             terminal.type(ways[name])
         for name, terminal in terminals.items():
             status, attributes = terminal.status()
-            self.assertLess(time.monotonic() - start, self.SOON, name)
             self.assertEqual((status, attributes), (1, terminal.attributes_before), name)
             lost = ["* may not have arrived: PM hello", "* failed: PM are you there?"]
             said = "chatclient.py: 1 line may not have arrived, and 1 line was not delivered"

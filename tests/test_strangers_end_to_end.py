@@ -48,7 +48,7 @@ from tests.programs import (
     PATIENCE,
     POLL,
     Program,
-    free_port,
+    lasting_port,
     udp_socket,
     wait_until,
 )
@@ -181,7 +181,7 @@ class StrangersTest(AccountProgramsTest):
     def setUp(self) -> None:
         super().setUp()
         self.have("dora")
-        self.server = self.start_server(port=free_port(), linger=0.1)
+        self.server = self.start_server(port=lasting_port(), linger=0.1)
         self.wire = self.enterContext(Wire(self.server.port))
         self.stranger = self.outsider()
         self._count = count()

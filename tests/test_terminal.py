@@ -16,7 +16,7 @@ from typing import Final
 from chatclient import HELP
 from tests.account_programs import PASSWORD, AccountProgramsTest
 from tests.forkserver import ROOT, Command
-from tests.programs import LOCALHOST, Program, free_port, wait_until
+from tests.programs import LOCALHOST, Program, lasting_port, wait_until
 from tests.terminal import HAS_PTY, PASTE, WIDER_HERE, TerminalProgram
 from tests.transcripts import conversation, direct, of_sender, public
 
@@ -367,7 +367,7 @@ class LateLines(TerminalTest):
     def test_a_line_is_said_to_be_not_delivered_yet_once_it_is_late(self) -> None:
         self.serve()
         (alice,) = self.join(self.port, "alice")
-        bob = self.terminal("bob", late=0.3)
+        bob = self.terminal("bob", late=1.0)
         bob.wait_for("* here: alice, bob", ">", cursor=2)
         self.stop_server()
         bob.type("hello\r")
@@ -393,7 +393,7 @@ class LateLines(TerminalTest):
         bob.wait_for(waits, "* connected", "* here: bob", ">", cursor=2)
 
     def test_a_crash_of_the_server_is_told_once_and_what_was_typed_comes_once(self) -> None:
-        self.serve(port=free_port())
+        self.serve(port=lasting_port())
         (alice,) = self.join(self.port, "alice")
         bob = self.terminal("bob", rows=12, trouble=0.2, late=0.1)
         bob.wait_for("* here: alice, bob", ">", cursor=2)
