@@ -202,42 +202,50 @@ class Formats(RoomTest):
 
 
 class BadNetwork(RoomTest):
+    SECONDS = 3.0
     NAMES: Final = ("alice", "bob", "carol", "dave")
+    COUNT: Final = 30  # lines of each member
+    DIRECT: Final = range(5, COUNT, 6)  # those of them that are for one member alone
+    HEARD: Final = 3 * (COUNT - len(DIRECT)) + len(DIRECT)  # by each
 
     def lines_of(self, name: str) -> list[str]:
-        """60 lines, every sixth of them for one member alone."""
         index = self.NAMES.index(name)
         other = self.NAMES[(index + 1) % len(self.NAMES)]
         long = "plaintext " * (1 + 2 * index)
-        return [f"DM {other} {name} {n}" if n % 6 == 5 else f"{long}{name} {n}" for n in range(60)]
+        return [
+            f"DM {other} {name} {n}" if n in self.DIRECT else f"{long}{name} {n}"
+            for n in range(self.COUNT)
+        ]
 
     def said(self, name: str) -> list[str]:
         texts = [line for line in self.lines_of(name) if not line.startswith("DM ")]
         return public(name, *texts)
 
     def has_all(self, client: Program) -> bool:
-        return len(self.lines(client)) >= 160
+        return len(self.lines(client)) >= self.HEARD
 
     def test_every_member_sees_every_line_once_and_in_one_order(self) -> None:
-        server = self.start_server("--history", "1000", "--rate", "100")
+        server = self.start_server("--history", "1000", "--rate", "0")
         with Relay(server.port, seed=7, drop=0.0) as relay:
             clients = dict(zip(self.NAMES, self.join(relay.port, *self.NAMES)))
             relay.drop = BAD_DROP
             for name, client in clients.items():
                 client.type(*self.lines_of(name))
             for client in clients.values():
-                client.wait_until(partial(self.has_all, client), "160 lines")
+                client.wait_until(partial(self.has_all, client), "all lines")
             (newcomer,) = self.join(server.port, "newcomer")
-            newcomer.wait_until(lambda: len(conversation(newcomer.shown)) >= 200, "200 lines")
+            said = len(self.NAMES) * (self.COUNT - len(self.DIRECT))
+            newcomer.wait_until(lambda: len(conversation(newcomer.shown)) >= said, "history")
             order = [
                 line.removeprefix("* earlier: ") for line in conversation(self.leave(newcomer))
             ]
             views = {name: self.lines(client) for name, client in clients.items()}
+            relay.drop = 0.0  # or the goodbyes take longer than all the rest
             for client in clients.values():
                 client.type("EX")
             for client in clients.values():
                 self.end(client)
-                self.assertEqual(len(self.lines(client)), 160)
+                self.assertEqual(len(self.lines(client)), self.HEARD)
         for name in self.NAMES:
             self.assertEqual(of_sender(name, order), self.said(name))
         for index, (name, view) in enumerate(views.items()):
@@ -246,7 +254,7 @@ class BadNetwork(RoomTest):
             writer = self.NAMES[index - 1]
             self.assertEqual(
                 [line for line in view if " -> you: " in line],
-                direct(writer, *(f"{writer} {n}" for n in range(5, 60, 6))),
+                direct(writer, *(f"{writer} {n}" for n in self.DIRECT)),
             )
         self.assert_small_and_sealed(relay.seen)
 
@@ -392,6 +400,7 @@ class Pipes(RoomTest):
 class Ends(RoomTest):
     """Signals, crashes and a file that is locked."""
 
+    SECONDS = 10.0
     SHUTTING_DOWN: Final = "* the server is shutting down: waiting for it to return"
 
     def test_sigterm_and_sigint_end_the_server_with_status_0_and_members_are_told(self) -> None:
@@ -616,6 +625,8 @@ class Ends(RoomTest):
 
 
 class Addresses(RoomTest):
+    SECONDS = 4.0
+
     def test_addresses_may_change_in_mid_stream_on_a_network_that_loses(self) -> None:
         server = self.start_server("--rate", "0", "-v", first_timeout=0.3, ack_allowance=0.1)
         names = ("alice", "bob")
@@ -677,6 +688,8 @@ class Addresses(RoomTest):
 
 @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
 class WithoutServer(RoomTest):
+    SECONDS = 4.0
+
     def test_who_leaves_while_the_server_is_away_is_told_what_was_not_delivered(self) -> None:
         ways = {"ex": "EX\r", "ctrl-c": "\x03", "ctrl-d": "\x04"}
         # Who does not sit at a terminal waits longer than any test.

@@ -11,6 +11,7 @@ from tests.faults import KINDS, OTHER_KINDS, Line, compare, heard_by, other_word
 
 @unittest.skipUnless(hasattr(signal, "SIGKILL"), "this system has no SIGKILL")
 class Deaths(unittest.TestCase):
+    SECONDS = 5.0
     KILLS: Final = 5
     SEED: Final = 96  # a quick one, and one of its servers dies before it listens
 

@@ -18,6 +18,7 @@ from tests.logins import Row
 
 @unittest.skipUnless(sys.platform == "linux", "needs a process's clock and memory")
 class FloodsTest(unittest.TestCase):
+    SECONDS = 5.0
     SOME: Final = ("joins", "garbage", "largest", "deaf", "holes", "names")
     SECONDS_OF_EACH: Final = 0.4
     FEWEST: Final = 8  # datagrams that a flood sends meanwhile, however busy the machine is

@@ -33,6 +33,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 class FuzzTest(unittest.TestCase):
+    SECONDS = 3.0
     DATAGRAMS: Final = 4_000
 
     def test_no_datagram_hurts_anybody(self) -> None:
