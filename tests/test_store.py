@@ -394,7 +394,7 @@ class MigrationTest(StoreFile):
             self.assertEqual(self.version(), len(Store._STEPS))
 
 
-class AccountsTest(StoreFile):
+class StoredAccountsTest(StoreFile):
     def test_accounts_survive_and_are_found_in_any_letter_case(self) -> None:
         bob = replace(ALICE, id=b"bob's id", name="bob", salt=b"pepper", verifier=b"w" * 256)
         store = self.store()
