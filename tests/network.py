@@ -40,6 +40,8 @@ class Faults:
 
 # Not without delay: two ends that talk for ever must come to the end of their time.
 HEALTHY: Final = Faults(delays=(0.03125, 0.03125))
+BAD: Final = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
+LOST: Final = Faults(drop=1.0)
 
 
 @dataclass(frozen=True, slots=True)

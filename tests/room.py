@@ -17,7 +17,7 @@ import protocol
 from chatclient import Client, Credentials, RandomBytes, plain
 from chatserver import Options, Server, Session, Store, StoreError
 from protocol import LogId, Timing
-from tests.network import HEALTHY, Faults, Network
+from tests.network import HEALTHY, LOST, Faults, Network
 
 EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
 OPTIONS: Final = Options(history=20, rate=10, max_users=100)
@@ -70,7 +70,7 @@ def quick_passwords() -> Iterator[None]:
 
 
 class ServerEnd:
-    """The server as its loop drives it; ``restart`` is the death of the process."""
+    """The server as its loop drives it; ``kill`` is the death of its process."""
 
     def __init__(self, network: Network, path: Path, options: Options, timing: Timing) -> None:
         self.network = network
@@ -237,6 +237,13 @@ class World:
     def run(self, seconds: float) -> None:
         self.network.run(self.network.now + seconds)
 
+    def restart(self, pause: float = 0.0) -> None:
+        """Kill the server's process and start another one on its room file after ``pause``."""
+        self.server.kill()
+        if pause:
+            self.run(pause)
+        self.server.start()
+
 
 @contextmanager
 def world(
@@ -271,15 +278,63 @@ def heed(end: ClientEnd, log: LogId) -> None:
     ignore(end, log, protocol.Reader)
 
 
+@contextmanager
+def asleep(w: World, end: ClientEnd) -> Iterator[None]:
+    """Stop a client meanwhile, as a laptop that is shut and opened again does."""
+    end.is_up = False
+    yield
+    end.is_up = True
+
+
+@contextmanager
+def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
+    """Lose all that a client sends and is sent meanwhile; it goes on, and notices that."""
+
+    class Lonely(Deaf):
+        def datagrams(self, now: float) -> list[tuple[bytes, str]]:
+            end.datagrams(now)
+            return []
+
+        def deadline(self) -> float:
+            return end.deadline()
+
+    w.network.ends[end.host] = Lonely()
+    yield
+    w.network.ends[end.host] = end
+
+
+def rejoin(end: ClientEnd) -> None:
+    """Make a client join again beside the session that it has, as if it suspected that."""
+    now = end.network.now
+    end.network.at(now, end.host, partial(end.client._join_again, now))
+
+
 def session_of(w: World, name: str) -> Session:
     """The session in which that member is."""
     return w.server.server._sessions[w.server.server._room.members[name].session]
 
 
-def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
-    """What the server sends back for one datagram, at once."""
-    before = len(w.network.sent)
-    w.network.ends.setdefault(source, Deaf())
-    w.network.at(w.network.now, SERVER, lambda: w.server.receive(data, source, w.network.now))
+def deliver(w: World, target: str, source: str, data: bytes) -> None:
+    """Hand a datagram to an end at once, in a turn of its own."""
+    for host in (target, source):
+        w.network.ends.setdefault(host, Deaf())
+    receive = partial(w.network.ends[target].receive, data, source, w.network.now)
+    w.network.at(w.network.now, target, receive)
     w.run(0)
+
+
+def replies(w: World, data: bytes, source: str = "stranger") -> list[bytes]:
+    """Deliver a datagram to the server and return what it sends back at once."""
+    before = len(w.network.sent)
+    deliver(w, SERVER, source, data)
     return [d.data for d in w.network.sent[before:] if d.target == source]
+
+
+def intercepted(w: World, end: ClientEnd, *lines: str) -> list[bytes]:
+    """Return what an end sends to say these lines, none of which arrives."""
+    w.network.faults = LOST
+    before = len(w.network.sent)
+    end.say(*lines)
+    w.run(0.1)
+    w.network.faults = HEALTHY
+    return [d.data for d in w.network.sent[before:] if d.source == end.host]

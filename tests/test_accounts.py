@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unittest
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -23,13 +23,33 @@ from chatserver import (
     FAILURES_OF_NETWORK,
     FORGET_EVERY,
     PRUNE_EVERY,
-    Account,
     Member,
-    Store,
     StoreError,
 )
 from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
-from tests.network import HEALTHY, Datagram, Faults
+from tests.accounts import (
+    LET_IN,
+    PASSWORD,
+    WRONG_PASSWORD,
+    AccountTestCase,
+    account,
+    add_accounts,
+    is_logged_in,
+    knows,
+    operator,
+    registers,
+    try_login,
+)
+from tests.network import BAD, HEALTHY, Faults
+from tests.observed import (
+    challenges_to,
+    handshake_packets,
+    handshakes_begun,
+    is_challenged,
+    kept_for,
+    messages,
+    presence,
+)
 from tests.room import (
     EPOCH,
     OPTIONS,
@@ -37,143 +57,21 @@ from tests.room import (
     ClientEnd,
     Deaf,
     World,
+    asleep,
+    cut_off,
+    deliver,
     heed,
     ignore,
-    quick_passwords,
+    rejoin,
     session_of,
     world,
 )
 
-BAD: Final = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
-PASSWORD: Final = b"correct horse"
-WRONG: Final = "wrong username or password (the server)"
-LET_IN: Final = ""
 PROVEN: Final = (b'"PROVE"', b'"WELCOME"')
-
-
 PUT_OUT_AND_BACK: Final = ["* alice left (the name was registered)", "* alice joined"]
 
 
-def knows(password: bytes = PASSWORD) -> Credentials:
-    return Credentials(password)
-
-
-def registers(new: bytes = PASSWORD, old: bytes | None = None) -> Credentials:
-    """Who makes the name an account, or changes its password from ``old`` to ``new``."""
-    with quick_passwords():
-        return Credentials(old, new, hashlib.sha256(new).digest()[: protocol.SALT_LENGTH])
-
-
-def account(name: str, password: bytes = PASSWORD) -> Account:
-    it = protocol.registration(password, b"s" * protocol.SALT_LENGTH)
-    key = hashlib.sha256(name.encode() + password).digest()[:16]
-    return Account(key, name, it.salt, it.iterations, it.verifier, EPOCH)
-
-
-def add(w: World, *names: str) -> None:
-    """Accounts that were there before."""
-    for name in names:
-        assert w.server.store.add(account(name))
-
-
-@contextmanager
-def operator(w: World) -> Iterator[Store]:
-    """What the operator's program opens beside the server."""
-    with closing(Store(str(w.server.path), alone=False)) as store:
-        yield store
-
-
-def marked(end: ClientEnd) -> list[str]:
-    """What was said and shown to an end, and marked with ``#`` to be found."""
-    return [text for text in end.texts() if "#" in text and not text.startswith("* ")]
-
-
-def kept(end: ClientEnd) -> list[str]:
-    """The kept messages that an end was shown, without their times."""
-    return [text.partition("] ")[2] for text in end.texts() if text.startswith("* kept: [")]
-
-
-def presence(end: ClientEnd, name: str) -> list[str]:
-    """What an end was shown of somebody's coming and going."""
-    starts = (f"* {name} joined", f"* {name} left")
-    return [text for text in end.texts() if text.startswith(starts)]
-
-
-def handshakes(w: World, of: ClientEnd | str, *types: bytes) -> list[Datagram]:
-    """The handshake packets of these types (all: any) that an end has sent or been sent."""
-    host = of if isinstance(of, str) else of.host
-    return [
-        datagram
-        for datagram in w.network.sent
-        if host in (datagram.source, datagram.target)
-        and datagram.data[:1] == b"{"
-        and (not types or any(each in datagram.data for each in types))
-    ]
-
-
-def tries(w: World, end: ClientEnd) -> int:
-    """How many handshakes an end has begun."""
-    return len({datagram.data for datagram in handshakes(w, end, b'"HELLO"')})
-
-
-def challenges(w: World, of: ClientEnd | str) -> list[Challenge]:
-    records = [parse_handshake_untrusted(d.data) for d in handshakes(w, of, b'"CHALLENGE"')]
-    return [record for record in records if isinstance(record, Challenge)]
-
-
-def is_logged_in(w: World, end: ClientEnd) -> bool:
-    """Whether the session that it has was opened with a password."""
-    session = end.client._session
-    return session is not None and any(
-        each.salt and each.session == session.id for each in challenges(w, end)
-    )
-
-
-def has_challenge(w: World, of: ClientEnd) -> bool:
-    return bool(challenges(w, of))
-
-
-def doubt(w: World, end: ClientEnd) -> None:
-    """Makes an end join again beside the session that it has."""
-    w.network.at(w.network.now, end.host, partial(end.client._join_again, w.network.now))
-
-
-@contextmanager
-def asleep(w: World, end: ClientEnd) -> Iterator[None]:
-    """As a laptop that is shut and opened again."""
-    end.is_up = False
-    yield
-    end.is_up = True
-
-
-@contextmanager
-def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
-    """It goes on, and notices that nothing of it gets through any more."""
-
-    class Lonely(Deaf):
-        def datagrams(self, now: float) -> list[tuple[bytes, str]]:
-            end.datagrams(now)
-            return []
-
-        def deadline(self) -> float:
-            return end.deadline()
-
-    w.network.ends[end.host] = Lonely()
-    yield
-    w.network.ends[end.host] = end
-
-
-class AccountsTest(unittest.TestCase):
-    def assert_said_once(self, end: ClientEnd, words: str) -> None:
-        self.assertEqual(end.texts().count(words), 1, end.texts())
-
-    def assert_goes_on(self, end: ClientEnd) -> None:
-        self.assertTrue(end.client.has_joined)
-        self.assertIsNone(end.client.failure)
-        self.assertFalse(end.client.has_left)
-
-
-class RegisteringTest(AccountsTest):
+class RegisteringTest(AccountTestCase):
     def test_lines_before_and_after_registering_arrive_once_and_in_order(self) -> None:
         for seed in range(3):
             options = replace(OPTIONS, history=100)  # all that was said before she was in
@@ -185,7 +83,7 @@ class RegisteringTest(AccountsTest):
                     bob.say(f"#b{number}")
                     w.run(0.1)
                 w.run(40)
-                self.assertEqual(marked(bob), [f"alice: #a{n}" for n in range(40)])
+                self.assertEqual(messages(bob), [f"alice: #a{n}" for n in range(40)])
                 theirs = [text.rpartition("#")[2] for text in alice.texts() if "bob: #" in text]
                 self.assertEqual(theirs, [f"b{n}" for n in range(40)])
                 self.assert_said_once(alice, "* registered alice")
@@ -243,20 +141,17 @@ class RegisteringTest(AccountsTest):
 
     def test_the_owner_can_change_the_password_and_only_the_owner(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=registers(b"new", old=PASSWORD))
             w.run(3)
             self.assert_said_once(alice, "* the password of alice is changed")
             self.assert_goes_on(alice)
-            self.assertEqual(self.guess(w, PASSWORD), WRONG)
-            self.assertEqual(self.guess(w, b"new"), LET_IN)
+            self.assertEqual(try_login(w, "elsewhere", PASSWORD), WRONG_PASSWORD)
+            self.assertEqual(try_login(w, "elsewhere", b"new"), LET_IN)
             for old in (PASSWORD, b"wrong"):
                 thief = w.client("alice", "thief", registers(b"newer", old))
                 w.run(3)
-                self.assertEqual(thief.client.failure, WRONG)
-
-    def guess(self, w: World, password: bytes) -> str:
-        return guess(w, "elsewhere", password)
+                self.assertEqual(thief.client.failure, WRONG_PASSWORD)
 
     def test_a_server_that_dies_at_any_moment_of_it_loses_and_doubles_nothing(self) -> None:
         for old in (None, PASSWORD):
@@ -278,7 +173,7 @@ class RegisteringTest(AccountsTest):
     def registration(self, old: bytes | None) -> Iterator[tuple[World, ClientEnd, ClientEnd]]:
         with world() as w:
             if old:
-                add(w, "alice")
+                add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             w.run(1)
             alice = w.client("alice", credentials=registers(b"new", old))
@@ -291,21 +186,19 @@ class RegisteringTest(AccountsTest):
         with self.registration(old) as (w, alice, bob):
             w.network.faults = replace(HEALTHY, blackouts=((moment, moment + 0.001),))
             w.run(moment - w.network.now)
-            w.server.kill()
-            w.run(1)
-            w.server.start()
+            w.restart(1)
             w.run(60)
             alice.say("#4")
             w.run(3)
             self.assert_goes_on(alice)
             self.assertEqual(
-                marked(bob), ["alice: #1", "alice: #2", "alice -> you: #3", "alice: #4"]
+                messages(bob), ["alice: #1", "alice: #2", "alice -> you: #3", "alice: #4"]
             )
             self.assertEqual(presence(bob, "alice"), ["* alice joined"])
             done = "the password of alice is changed" if old else "registered alice"
             self.assert_said_once(alice, f"* {done}")
             self.assertTrue(is_logged_in(w, alice))
-            self.assertEqual(guess(w, "elsewhere", b"new"), LET_IN)
+            self.assertEqual(try_login(w, "elsewhere", b"new"), LET_IN)
 
     def test_a_server_that_dies_again_and_again_loses_and_doubles_nothing(self) -> None:
         for seed in range(3):
@@ -316,11 +209,9 @@ class RegisteringTest(AccountsTest):
                     alice.say(f"#{number}")
                     w.run(0.2 + seed * 0.03)
                     if number % 5 == 0:
-                        w.server.kill()
-                        w.run(0.5)
-                        w.server.start()
+                        w.restart(0.5)
                 w.run(60)
-                self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(20)])
+                self.assertEqual(messages(bob), [f"alice: #{n}" for n in range(20)])
                 self.assert_said_once(alice, "* registered alice")
                 self.assertTrue(w.server.store.account("alice").id)
                 self.assert_goes_on(alice)
@@ -338,7 +229,7 @@ class RegisteringTest(AccountsTest):
                 self.assertTrue(alice.client.has_left)
                 self.assertIsNone(alice.client.failure)
                 self.assert_said_once(alice, "* registered alice")
-                self.assertEqual(sorted(marked(bob)), ["alice -> you: #2", "alice: #1"])
+                self.assertEqual(sorted(messages(bob)), ["alice -> you: #2", "alice: #1"])
                 self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
 
     def test_who_does_not_hear_of_it_for_long_is_the_owner_all_the_same(self) -> None:
@@ -354,7 +245,7 @@ class RegisteringTest(AccountsTest):
             self.assert_goes_on(alice)
             self.assert_said_once(alice, "* registered alice")
             self.assertTrue(is_logged_in(w, alice))
-            self.assertEqual(marked(bob), ["alice: #1"])
+            self.assertEqual(messages(bob), ["alice: #1"])
             self.assertEqual(
                 presence(bob, "alice"),
                 ["* alice joined", "* alice left (timed out)", "* alice joined"],
@@ -363,7 +254,9 @@ class RegisteringTest(AccountsTest):
     def test_a_registration_that_another_file_knows_nothing_of_is_repeated(self) -> None:
         with world() as w:
             alice = w.client("alice", credentials=registers())
-            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, alice, b'"WELCOME"'))))
+            self.assertTrue(
+                w.network.run(9, lambda: bool(handshake_packets(w, alice, b'"WELCOME"')))
+            )
             w.run(0.04)  # the registration is on its way
             w.server.kill()
             for path in w.server.path.parent.iterdir():
@@ -389,14 +282,14 @@ class RegisteringTest(AccountsTest):
             ):
                 alice.client.say(bad, w.network.now)
             w.run(3)
-            self.assertEqual(marked(bob), [])
+            self.assertEqual(messages(bob), [])
             self.assertEqual([t for t in bob.texts() if "alice:" in t], [])
             self.assertFalse(w.server.store.accounts())
             self.assertIn("not registered", alice.client.failure or "")
 
     def test_a_registration_that_is_refused_makes_nobody_a_guest(self) -> None:
         with world() as w, mock.patch.object(chatserver, "MAX_ACCOUNTS", 2):
-            add(w, "anna")
+            add_accounts(w, "anna")
             bob = w.join("bob", credentials=registers())
             w.run(2)
             self.assert_said_once(bob, "* registered bob")
@@ -410,24 +303,22 @@ class RegisteringTest(AccountsTest):
             self.assert_said_once(anna, "* the password of anna is changed")
 
 
-class SessionTest(AccountsTest):
+class SessionTest(AccountTestCase):
     def test_a_member_who_is_logged_in_resumes_after_a_restart(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 alice = w.join("alice", credentials=knows())
                 w.run(3)
                 for turn in range(3):
                     alice.say(f"#{turn}", f"DM bob #{turn}")
                     w.run(0.3)
-                    w.server.kill()
-                    w.run(1)
-                    w.server.start()
+                    w.restart(1)
                     w.run(10)
                 w.run(20)
                 self.assertEqual(
-                    sorted(marked(bob)),
+                    sorted(messages(bob)),
                     [
                         *(f"alice -> you: #{turn}" for turn in range(3)),
                         *(f"alice: #{turn}" for turn in range(3)),
@@ -439,7 +330,7 @@ class SessionTest(AccountsTest):
 
     def test_an_older_copy_of_the_file_puts_out_nobody(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", "desk", knows())
             alice.say("#1")
             w.run(1)
@@ -459,31 +350,28 @@ class SessionTest(AccountsTest):
 
     def test_a_recorded_login_opens_no_second_session(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", credentials=knows())
             w.run(1)
-            recorded = [d.data for d in handshakes(w, alice, b'"JOIN"', b'"PROVE"')]
-            welcomes = {d.data for d in handshakes(w, alice, b'"WELCOME"')}
+            recorded = [d.data for d in handshake_packets(w, alice, b'"JOIN"', b'"PROVE"')]
+            welcomes = {d.data for d in handshake_packets(w, alice, b'"WELCOME"')}
             w.network.ends["thief"] = Deaf()
             sessions = set(w.server.server._sessions)
             for source in ("alice", "thief"):
                 for data in recorded * 2:
-                    w.network.at(w.network.now, SERVER, partial(self.replay, w, data, source))
+                    deliver(w, SERVER, source, data)
                 w.run(1)
                 self.assertEqual(set(w.server.server._sessions), sessions)
-            self.assertEqual(handshakes(w, "thief", b'"WELCOME"'), [])
-            self.assertEqual({d.data for d in handshakes(w, alice, b'"WELCOME"')}, welcomes)
+            self.assertEqual(handshake_packets(w, "thief", b'"WELCOME"'), [])
+            self.assertEqual({d.data for d in handshake_packets(w, alice, b'"WELCOME"')}, welcomes)
             alice.leave()
             w.run(15)  # its session is over, and its cookie is still good
             for data in recorded * 2:
-                w.network.at(w.network.now, SERVER, partial(self.replay, w, data, "alice"))
+                deliver(w, SERVER, "alice", data)
             w.run(5)
             self.assertEqual(len(w.server.server._sessions), 1)
             self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
-
-    def replay(self, w: World, data: bytes, source: str) -> None:
-        w.server.receive(data, source, w.network.now)
 
     def test_a_proof_for_what_the_name_was_before_is_worthless(self) -> None:
         """A guest's, and one with the password of before: both are on their way meanwhile."""
@@ -491,15 +379,17 @@ class SessionTest(AccountsTest):
         wanted = "this name needs its password (the server)"
         for before, credentials, failure in (
             ([], Credentials(), wanted),
-            ([old], knows(), WRONG),
-            ([replace(old, id=new.id)], knows(), WRONG),
+            ([old], knows(), WRONG_PASSWORD),
+            ([replace(old, id=new.id)], knows(), WRONG_PASSWORD),
         ):
             with self.subTest(failure=failure), world() as w:
                 (bob,) = w.joined("bob")
                 for each in before:
                     w.server.store.add(each)
                 alice = w.client("alice", credentials=credentials)
-                self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "alice", b'"PROVE"'))))
+                self.assertTrue(
+                    w.network.run(9, lambda: bool(handshake_packets(w, "alice", b'"PROVE"')))
+                )
                 if new.id not in [each.id for each in before]:
                     w.server.store.remove("alice")
                     w.server.store.add(new)
@@ -507,13 +397,13 @@ class SessionTest(AccountsTest):
                 w.server.store.commit()
                 w.run(5)
                 self.assertEqual(alice.client.failure, failure)
-                self.assertEqual(handshakes(w, alice, b'"WELCOME"'), [])
+                self.assertEqual(handshake_packets(w, alice, b'"WELCOME"'), [])
                 self.assertEqual(presence(bob, "alice"), [])
 
     def test_an_owner_who_has_left_brings_no_ghost_back(self) -> None:
         """It asks whether its last lines have arrived, since the answer was lost."""
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", credentials=knows())
             alice.say("#bye")
@@ -523,14 +413,14 @@ class SessionTest(AccountsTest):
             with asleep(w, alice):
                 w.run(2 * TIMING.linger)
             w.run(10)
-            self.assertEqual(tries(w, alice), 2)
+            self.assertEqual(len(handshakes_begun(w, alice)), 2)
             self.assertTrue(alice.client.has_left)
             self.assertIsNone(alice.client.failure)
             self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
 
     def test_an_owner_who_was_written_out_comes_back(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", credentials=knows())
             w.run(1)
@@ -545,11 +435,11 @@ class SessionTest(AccountsTest):
                 presence(bob, "alice"),
                 ["* alice joined", "* alice left (timed out)", "* alice joined"],
             )
-            self.assertEqual(marked(alice), ["bob: #2", "bob -> you: #1"])
+            self.assertEqual(messages(alice), ["bob: #2", "bob -> you: #1"])
 
     def test_an_owner_whom_the_server_has_forgotten_begins_anew(self) -> None:
         with world() as w, mock.patch.object(chatserver, "INSTANCE_MEMORY", 100):
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", credentials=knows())
             alice.say("#1")
@@ -564,8 +454,8 @@ class SessionTest(AccountsTest):
             alice.say("#3")
             w.run(2)
             self.assert_goes_on(alice)
-            self.assertEqual(kept(alice), ["bob -> you: #2"])
-            self.assertEqual(marked(bob), ["alice: #1", "alice: #3"])
+            self.assertEqual(kept_for(alice), ["bob -> you: #2"])
+            self.assertEqual(messages(bob), ["alice: #1", "alice: #3"])
 
 
 def key_of(end: ClientEnd) -> bytes:
@@ -573,11 +463,11 @@ def key_of(end: ClientEnd) -> bytes:
     return hashlib.sha256(end.client._instance).digest()
 
 
-class TakeoverTest(AccountsTest):
+class TakeoverTest(AccountTestCase):
     def test_a_later_login_takes_over_and_the_room_notices_nothing(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 older = w.join("alice", "laptop", knows())
                 w.run(3)
@@ -588,25 +478,25 @@ class TakeoverTest(AccountsTest):
                 w.run(60)
                 self.assertEqual(older.client.failure, ELSEWHERE)
                 self.assert_goes_on(newer)
-                self.assertEqual(sorted(marked(newer)), ["bob -> you: #2", "bob: #1"])
-                self.assertEqual(marked(bob), ["alice: #3"])
+                self.assertEqual(sorted(messages(newer)), ["bob -> you: #2", "bob: #1"])
+                self.assertEqual(messages(bob), ["alice: #3"])
                 self.assertEqual(presence(bob, "alice"), ["* alice joined"])
                 self.assertEqual(presence(newer, "alice"), [])
-                self.assertEqual(tries(w, older), 1)
+                self.assertEqual(len(handshakes_begun(w, older)), 1)
 
     def test_every_line_of_the_older_one_is_delivered_or_named(self) -> None:
         lines = [f"#{number}" for number in range(60)]
         for seed in range(3):
             options = replace(OPTIONS, rate=1)
             with self.subTest(seed=seed), world(seed, BAD, options) as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 older = w.join("alice", "laptop", knows())
                 older.say(*lines)
                 w.run(2 + seed * 0.1)
                 w.join("alice", "phone", knows())
                 w.run(30)
-                delivered = [text.removeprefix("alice: ") for text in marked(bob)]
+                delivered = [text.removeprefix("alice: ") for text in messages(bob)]
                 start = "* failed: PM "
                 named = [t.removeprefix(start) for t in older.texts() if t.startswith(start)]
                 self.assertTrue(delivered)
@@ -619,7 +509,7 @@ class TakeoverTest(AccountsTest):
         for seconds, is_written_out in ((20, False), (70, False), (100, True)):
             for seed, away in enumerate((asleep, asleep, cut_off, cut_off)):
                 with self.subTest(seconds=seconds, seed=seed), world(seed, BAD) as w:
-                    add(w, "alice")
+                    add_accounts(w, "alice")
                     (bob,) = w.joined("bob")
                     older = w.join("alice", "laptop", knows())
                     w.run(3)
@@ -639,7 +529,7 @@ class TakeoverTest(AccountsTest):
         self.assertEqual(older.client.failure, f"{ELSEWHERE}, and 1 line was not delivered")
         self.assert_said_once(older, "* failed: PM #never")
         self.assert_goes_on(newer)
-        self.assertEqual(marked(bob), [])
+        self.assertEqual(messages(bob), [])
 
     def test_an_older_one_that_was_forgotten_is_told_too(self) -> None:
         for is_written_out in (False, True):
@@ -648,7 +538,7 @@ class TakeoverTest(AccountsTest):
                 mock.patch.object(chatserver, "INSTANCE_MEMORY", 100),
                 world() as w,
             ):
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 older = w.join("alice", "laptop", knows())
                 w.run(3)
@@ -666,7 +556,7 @@ class TakeoverTest(AccountsTest):
 
     def test_an_older_one_is_told_even_if_the_newer_one_has_left(self) -> None:
         with world() as w, mock.patch.object(chatserver, "INSTANCE_MEMORY", 100):
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             olders = [w.join("alice", host, knows()) for host in ("desk",)]
             w.run(1)
@@ -688,17 +578,17 @@ class TakeoverTest(AccountsTest):
     def test_an_older_one_is_told_though_the_server_restarts_before_or_after_it(self) -> None:
         for is_before in (True, False):
             with self.subTest(is_before=is_before), world() as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 older = w.join("alice", "laptop", knows())
                 w.run(1)
                 older.is_up = False
                 if is_before:
-                    self.restart(w)
+                    w.restart()
                 newer = w.join("alice", "phone", knows())
                 w.run(1)
                 if not is_before:
-                    self.restart(w)
+                    w.restart()
                 w.run(100 if is_before else 0)
                 older.is_up = True
                 w.run(30)
@@ -706,17 +596,15 @@ class TakeoverTest(AccountsTest):
                 self.assert_goes_on(newer)
                 self.assertEqual(presence(bob, "alice"), ["* alice joined"])
 
-    def restart(self, w: World) -> None:
-        w.server.kill()
-        w.server.start()
-
     def test_words_that_are_lost_are_repeated(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             older = w.join("alice", "laptop", knows())
             w.run(1)
             w.client("alice", "phone", knows())
-            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "phone", b'"PROVE"'))))
+            self.assertTrue(
+                w.network.run(9, lambda: bool(handshake_packets(w, "phone", b'"PROVE"')))
+            )
             proved_at = w.network.now
             dark = (proved_at + 0.01, proved_at + 0.05)  # what the PROVE brings about is lost
             w.network.faults = replace(HEALTHY, blackouts=(dark,))
@@ -724,30 +612,32 @@ class TakeoverTest(AccountsTest):
             self.assertIsNone(older.client.failure)
             w.run(TIMING.linger - 1)
             self.assertEqual(older.client.failure, ELSEWHERE)
-            self.assertEqual(tries(w, older), 1)
+            self.assertEqual(len(handshakes_begun(w, older)), 1)
 
     def test_no_line_of_the_older_one_is_taken_after_that(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             older = w.join("alice", "laptop", knows())
             w.run(1)
             w.client("alice", "phone", knows())
-            self.assertTrue(w.network.run(9, lambda: bool(handshakes(w, "phone", b'"PROVE"'))))
+            self.assertTrue(
+                w.network.run(9, lambda: bool(handshake_packets(w, "phone", b'"PROVE"')))
+            )
             w.run(0.02)
             older.say("#late")  # on its way while its place is taken
             w.run(10)
-            self.assertEqual(marked(bob), [])
+            self.assertEqual(messages(bob), [])
             self.assertEqual(older.client.failure, f"{ELSEWHERE}, and 1 line was not delivered")
 
     def test_a_line_of_the_older_one_that_was_refused_is_named_too(self) -> None:
         """Its refusal is lost, and then it has no inbox any more."""
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             older = w.join("alice", "laptop", knows())
             w.run(1)
             w.client("alice", "phone", knows())
-            self.assertTrue(w.network.run(9, lambda: bool(challenges(w, "phone"))))
+            self.assertTrue(w.network.run(9, lambda: is_challenged(w, "phone")))
             w.run(0.02)
             older.say("DM nobody #1")  # arrives shortly before the PROVE
             dark = (w.network.now + 0.03, w.network.now + 0.04)
@@ -759,7 +649,7 @@ class TakeoverTest(AccountsTest):
     def test_a_chain_of_logins_leaves_the_last(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 (bob,) = w.joined("bob")
                 ends = [w.client("alice", f"place {number}", knows()) for number in range(5)]
                 w.run(60)
@@ -769,11 +659,11 @@ class TakeoverTest(AccountsTest):
                 self.assertEqual(presence(bob, "alice"), ["* alice joined"])
 
 
-class KeptTest(AccountsTest):
+class KeptTest(AccountTestCase):
     def test_a_message_to_an_account_that_is_away_is_kept_and_shown_once(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "Bob")
+                add_accounts(w, "Bob")
                 (alice,) = w.joined("alice")
                 alice.say("dm bob #1", "dm BOB #2")
                 w.run(20)
@@ -782,42 +672,38 @@ class KeptTest(AccountsTest):
                 self.assertEqual(alice.client._delivery.pending, {})
                 bob = w.join("bob", "desk", knows())
                 w.run(10)
-                self.assertEqual(kept(bob), ["alice -> you: #1", "alice -> you: #2"])
-                self.assertEqual(marked(bob), [])
+                self.assertEqual(kept_for(bob), ["alice -> you: #1", "alice -> you: #2"])
+                self.assertEqual(messages(bob), [])
                 bob.leave()
                 w.run(10)
                 again = w.join("bob", "phone", knows())
                 w.run(10)
-                self.assertEqual(kept(again), [])
+                self.assertEqual(kept_for(again), [])
 
     def test_what_is_kept_and_what_was_shown_survive_restarts(self) -> None:
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             alice.say("DM bob #1")
             w.run(1)
-            self.restart(w)
+            w.restart(1)
+            w.run(3)
             bob = w.join("bob", "desk", knows())
             w.run(1)
             (text,) = (text for text in bob.texts() if "#1" in text)
             self.assertRegex(text, r"^\* kept: \[\d\d:\d\d\] alice -> you: #1$")
             bob.is_up = False  # it has shown and acknowledged it, and says no goodbye
-            self.restart(w)
+            w.restart(1)
+            w.run(3)
             alice.say("DM bob #2")
             w.run(1)
             again = w.join("bob", "phone", knows())
             w.run(1)
-            self.assertEqual(kept(again), ["alice -> you: #2"])
-
-    def restart(self, w: World) -> None:
-        w.server.kill()
-        w.run(1)
-        w.server.start()
-        w.run(3)
+            self.assertEqual(kept_for(again), ["alice -> you: #2"])
 
     def test_a_later_one_gets_what_the_older_one_has_not_acknowledged(self) -> None:
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             older = w.join("bob", "desk", knows())
             alice.say("DM bob #1")
@@ -829,15 +715,15 @@ class KeptTest(AccountsTest):
             newer = w.join("bob", "phone", knows())
             alice.say("DM bob #4")
             w.run(2)
-            self.assertEqual(marked(older), ["alice -> you: #1"])
-            self.assertEqual(kept(newer), ["alice -> you: #2", "alice -> you: #3"])
-            self.assertEqual(marked(newer), ["alice -> you: #4"])
+            self.assertEqual(messages(older), ["alice -> you: #1"])
+            self.assertEqual(kept_for(newer), ["alice -> you: #2", "alice -> you: #3"])
+            self.assertEqual(messages(newer), ["alice -> you: #4"])
 
     def test_no_message_is_lost_between_two_who_take_over(self) -> None:
         said = [f"#{number}" for number in range(40)]
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "bob")
+                add_accounts(w, "bob")
                 (alice,) = w.joined("alice")
                 ends = []
                 for number, text in enumerate(said):
@@ -859,12 +745,12 @@ class KeptTest(AccountsTest):
     def test_a_message_that_was_lost_before_a_takeover_is_not_lost(self) -> None:
         """The older one is still there, and hears and acknowledges why it has to go."""
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             older = w.join("bob", "desk", knows())
             w.run(1)
             newer = w.client("bob", "phone", knows())
-            self.assertTrue(w.network.run(9, lambda: bool(challenges(w, "phone"))))
+            self.assertTrue(w.network.run(9, lambda: is_challenged(w, "phone")))
             w.run(0.02)
             alice.say("DM bob #1")  # arrives shortly before the PROVE
             dark = (w.network.now + 0.03, w.network.now + 0.04)
@@ -875,11 +761,11 @@ class KeptTest(AccountsTest):
             self.assertEqual(older.client.failure, ELSEWHERE)
             w.run(10)
             self.assertEqual([text for text in older.texts() if "#1" in text], [])
-            self.assertEqual(kept(newer), ["alice -> you: #1"])
+            self.assertEqual(kept_for(newer), ["alice -> you: #1"])
 
     def test_an_older_one_that_comes_back_reads_nothing_more(self) -> None:
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             older = w.join("bob", "desk", knows())
             w.run(1)
@@ -891,12 +777,12 @@ class KeptTest(AccountsTest):
             w.run(30)
             self.assertEqual(older.client.failure, ELSEWHERE)
             self.assertEqual([text for text in older.texts() if "#" in text], [])
-            self.assertEqual(sorted(marked(newer)), ["alice -> you: #1", "alice: #2"])
+            self.assertEqual(sorted(messages(newer)), ["alice -> you: #1", "alice: #2"])
 
     def test_answers_to_an_earlier_ones_lines_are_not_taken_for_ones_own(self) -> None:
         said = ("DM bob #1", "DM nobody #2", "DM carol #3", "DM alice #4")
         with world() as w:
-            add(w, "alice", "bob")
+            add_accounts(w, "alice", "bob")
             (carol,) = w.joined("carol")
             older = w.join("alice", "desk", knows())
             w.run(1)
@@ -904,7 +790,7 @@ class KeptTest(AccountsTest):
             w.run(0)
             older.is_up = False
             w.run(1)
-            self.assertEqual(len(marked(carol)), 1)
+            self.assertEqual(len(messages(carol)), 1)
             # Lines of the same numbers, which are on their way when the old answers come.
             newer = w.client("alice", "phone", knows())
             newer.say(*said)
@@ -930,7 +816,7 @@ class KeptTest(AccountsTest):
     def test_answers_to_an_earlier_ones_lines_do_not_end_ones_own_wait(self) -> None:
         """What is kept comes while one's own lines of the same numbers cannot leave yet."""
         with world(options=replace(OPTIONS, rate=1)) as w:
-            add(w, "alice", "bob")
+            add_accounts(w, "alice", "bob")
             older = w.join("alice", "desk", knows())
             w.run(1)
             older.say("DM bob #1", "DM nobody #2")
@@ -964,7 +850,7 @@ class KeptTest(AccountsTest):
 
     def test_messages_for_who_does_not_fetch_them_are_bounded(self) -> None:
         with world() as w, mock.patch.object(chatserver, "UNREAD_INBOX", 3):
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             alice.say(*(f"DM bob #{number}" for number in range(5)))
             w.run(3)
@@ -979,10 +865,10 @@ class KeptTest(AccountsTest):
             )
             bob = w.join("bob", credentials=knows())
             w.run(2)
-            self.assertEqual(kept(bob), [f"alice -> you: #{number}" for number in range(3)])
+            self.assertEqual(kept_for(bob), [f"alice -> you: #{number}" for number in range(3)])
             alice.say("DM bob #5")
             w.run(1)
-            self.assertEqual(marked(bob), ["alice -> you: #5"])
+            self.assertEqual(messages(bob), ["alice -> you: #5"])
 
     def test_who_never_acknowledges_the_inbox_is_no_longer_taken_from(self) -> None:
         limit = 50
@@ -999,14 +885,14 @@ class KeptTest(AccountsTest):
             self.assertEqual(inbox.unread, limit)
             bob.say("#still here")
             w.run(1)
-            self.assertEqual(marked(alice), ["bob: #still here"])
+            self.assertEqual(messages(alice), ["bob: #still here"])
             heed(alice, LogId.INBOX)
             w.run(30)  # it reads, and is heard again
             self.assertEqual(inbox.unread, 0)
             self.assertEqual(alice.client.undelivered(), [])
 
 
-class OperatorTest(AccountsTest):
+class OperatorTest(AccountTestCase):
     def test_a_guest_whose_name_is_given_away_is_put_out_and_heard_no_more(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
@@ -1019,7 +905,7 @@ class OperatorTest(AccountsTest):
                 words = "the name was registered"
                 self.assertEqual(alice.client.failure, f"{words}, and 1 line was not delivered")
                 self.assert_said_once(alice, "* failed: PM #late")
-                self.assertEqual(marked(bob), [])
+                self.assertEqual(messages(bob), [])
                 self.assertEqual(
                     presence(bob, "alice")[-1:] + presence(bob, "carol")[-1:],
                     [f"* alice left ({words})", "* carol joined"],
@@ -1028,12 +914,12 @@ class OperatorTest(AccountsTest):
                 owner = w.join("alice", "owner", knows())
                 owner.say("#mine")
                 w.run(10)
-                self.assertEqual(marked(bob), ["ALICE: #mine"])
+                self.assertEqual(messages(bob), ["ALICE: #mine"])
 
     def test_a_member_whose_account_is_removed_is_put_out_and_heard_no_more(self) -> None:
         for seed in range(3):
             with self.subTest(seed=seed), world(seed, BAD) as w:
-                add(w, "alice", "carol")
+                add_accounts(w, "alice", "carol")
                 bob = w.join("bob", credentials=registers())
                 alice, carol = (w.join(name, credentials=knows()) for name in ("alice", "carol"))
                 w.run(5)
@@ -1043,18 +929,18 @@ class OperatorTest(AccountsTest):
                 w.run(40)
                 words = "the account was removed"
                 self.assertEqual(alice.client.failure, f"{words}, and 1 line was not delivered")
-                self.assertEqual(marked(bob), [])
+                self.assertEqual(messages(bob), [])
                 self.assertEqual(presence(bob, "alice")[-1:], [f"* alice left ({words})"])
                 self.assert_goes_on(carol)
                 self.assert_goes_on(bob)
                 guest = w.join("alice", "guest")
                 guest.say("#mine")
                 w.run(10)
-                self.assertEqual(marked(bob), ["alice: #mine"])
+                self.assertEqual(messages(bob), ["alice: #mine"])
 
     def test_who_is_idle_is_told_too(self) -> None:
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             (alice,) = w.joined("alice")
             bob = w.join("bob", credentials=knows())
             w.run(1)
@@ -1067,7 +953,7 @@ class OperatorTest(AccountsTest):
 
     def test_what_was_done_while_the_server_was_down_counts_too(self) -> None:
         with world() as w:
-            add(w, "bob")
+            add_accounts(w, "bob")
             alice, carol = w.joined("alice", "carol")
             bob = w.join("bob", credentials=knows())
             w.run(1)
@@ -1083,7 +969,7 @@ class OperatorTest(AccountsTest):
                 presence(carol, "alice")[-1:], ["* alice left (the name was registered)"]
             )
             self.assertEqual(presence(carol, "bob")[-1:], ["* bob left (the account was removed)"])
-            self.assertEqual(marked(carol), [])
+            self.assertEqual(messages(carol), [])
             words = "* not let in again (this name needs its password): still trying"
             self.assert_said_once(alice, words)
             self.assertIn("this server does not know the name", " ".join(bob.texts()))
@@ -1109,7 +995,7 @@ class OperatorTest(AccountsTest):
 
     def test_what_is_written_to_a_lost_owner_whose_account_is_removed_is_refused(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", credentials=knows())
             w.run(1)
@@ -1123,11 +1009,11 @@ class OperatorTest(AccountsTest):
             bob.say("DM alice #refused")
             w.run(1)
             self.assertIn("nobody here is called alice", bob.texts()[-1])
-            self.assertEqual(marked(alice), [])
+            self.assertEqual(messages(alice), [])
 
     def test_what_is_kept_for_an_owner_outlives_what_is_said_to_everybody(self) -> None:
         with world(options=replace(OPTIONS, keep_days=30)) as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             bob.say("#public", "DM alice #private")
             w.run(1)
@@ -1135,7 +1021,7 @@ class OperatorTest(AccountsTest):
             w.run(PRUNE_EVERY)
             alice = w.join("alice", credentials=knows())
             w.run(1)
-            self.assertEqual(kept(alice), ["bob -> you: #private"])
+            self.assertEqual(kept_for(alice), ["bob -> you: #private"])
             self.assertNotIn("#public", " ".join(alice.texts()))
 
     def test_a_guest_is_put_out_before_the_owner_of_its_name_joins(self) -> None:
@@ -1188,7 +1074,7 @@ class OperatorTest(AccountsTest):
 
     def test_who_has_slept_while_the_account_was_made_again_logs_in_again(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=knows())
             w.run(1)
             with asleep(w, alice):
@@ -1202,7 +1088,7 @@ class OperatorTest(AccountsTest):
     def test_an_account_that_is_removed_while_its_owner_logs_in_does_not_come_back(self) -> None:
         """The operator's program commits between what the server does and its commit of that."""
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             commit, changed = w.server.store.commit, w.server.store.changed_members
 
             def remove_and_commit() -> list[Member]:
@@ -1218,18 +1104,18 @@ class OperatorTest(AccountsTest):
             self.assertEqual(w.server.server._room.members, {})
 
 
-class MembersOnlyTest(AccountsTest):
+class MembersOnlyTest(AccountTestCase):
     ONLY: Final = replace(OPTIONS, members_only=True)
 
     def exchange(self, w: World, name: str, host: str) -> list[tuple[type, int]]:
         """Who sends what, and how much of it, when a wrong password is tried."""
-        self.assertEqual(guess(w, host, b"wrong", name), WRONG)
-        packets = [datagram.data for datagram in handshakes(w, host)]
+        self.assertEqual(try_login(w, host, b"wrong", name), WRONG_PASSWORD)
+        packets = [datagram.data for datagram in handshake_packets(w, host)]
         return [(type(parse_handshake_untrusted(data)), len(data)) for data in packets]
 
     def test_an_unknown_name_and_a_wrong_password_look_the_same(self) -> None:
         with world(options=self.ONLY) as w:
-            add(w, "anna")
+            add_accounts(w, "anna")
             known = self.exchange(w, "anna", "here")
             self.assertEqual(known[-1][0], Refused)
             self.assertEqual(known, self.exchange(w, "nemo", "there"))
@@ -1237,15 +1123,14 @@ class MembersOnlyTest(AccountsTest):
 
     def test_an_unknown_name_has_the_same_salt_at_each_asking(self) -> None:
         with world(options=self.ONLY) as w:
-            add(w, "anna")
+            add_accounts(w, "anna")
             for name in ("anna", "nemo"):
                 salts = []
                 for number, spelling in enumerate((name, name, name.title(), name)):
                     host = f"{name}'s {number}"
                     self.exchange(w, spelling, host)
-                    salts += [(each.salt, each.iterations) for each in challenges(w, host)]
-                    w.server.kill()
-                    w.server.start()
+                    salts += [(each.salt, each.iterations) for each in challenges_to(w, host)]
+                    w.restart()
                 self.assertEqual(len(salts), 4)
                 self.assertEqual(len(set(salts)), 1, name)
 
@@ -1253,17 +1138,19 @@ class MembersOnlyTest(AccountsTest):
         with world(options=self.ONLY) as w:
             for name in ("nemo", "nobo"):
                 self.exchange(w, name, name)
-            self.assertNotEqual(challenges(w, "nemo")[0].salt, challenges(w, "nobo")[0].salt)
+            self.assertNotEqual(challenges_to(w, "nemo")[0].salt, challenges_to(w, "nobo")[0].salt)
 
     def test_an_unknown_name_is_braked_like_another(self) -> None:
         with world(options=self.ONLY) as w:
             for number in range(FAILURES_OF_BOTH):
-                self.assertEqual(guess(w, f"lan port {number + 1}", b"?", "nemo"), WRONG)
-            self.assertIn("too many attempts", guess(w, "lan port 99", b"?", "nemo"))
+                self.assertEqual(
+                    try_login(w, f"lan port {number + 1}", b"?", "nemo"), WRONG_PASSWORD
+                )
+            self.assertIn("too many attempts", try_login(w, "lan port 99", b"?", "nemo"))
 
     def test_guests_and_who_would_register_stay_outside(self) -> None:
         with world(options=self.ONLY) as w:
-            add(w, "anna")
+            add_accounts(w, "anna")
             wanted = "this name needs its password (the server)"
             for name in ("anna", "nemo"):
                 for credentials in (None, registers()):
@@ -1274,7 +1161,7 @@ class MembersOnlyTest(AccountsTest):
 
     def test_a_guest_from_before_does_not_come_back(self) -> None:
         with world() as w:
-            add(w, "anna")
+            add_accounts(w, "anna")
             nemo = w.join("nemo")
             anna = w.join("anna", credentials=knows())
             w.run(1)
@@ -1284,10 +1171,10 @@ class MembersOnlyTest(AccountsTest):
             nemo.say("#late")
             w.run(120)
             self.assertEqual(presence(anna, "nemo"), ["* nemo left (timed out)"])
-            self.assertEqual(marked(anna), [])
+            self.assertEqual(messages(anna), [])
 
 
-class PasswordTest(AccountsTest):
+class PasswordTest(AccountTestCase):
     def test_who_has_a_password_does_not_become_a_guest(self) -> None:
         with world() as w:
             (bob,) = w.joined("bob")
@@ -1296,19 +1183,19 @@ class PasswordTest(AccountsTest):
                 w.run(3)
                 self.assertIn("this server does not know the name", alice.client.failure or "")
                 self.assertFalse(alice.client.wants_password)
-            self.assertEqual(handshakes(w, "alice", *PROVEN), [])
+            self.assertEqual(handshake_packets(w, "alice", *PROVEN), [])
             self.assertEqual(presence(bob, "alice"), [])
 
     def test_who_has_a_password_does_not_become_a_guest_when_reconnecting_either(self) -> None:
         for credentials in (knows(), registers()):
             with self.subTest(credentials.registration is not None), world() as w:
                 if not credentials.registration:
-                    add(w, "alice")
+                    add_accounts(w, "alice")
                 self.check_that_she_is_no_guest(w, w.join("alice", credentials=credentials))
 
     def check_that_she_is_no_guest(self, w: World, alice: ClientEnd) -> None:
         w.run(3)
-        proven = len(handshakes(w, "alice", *PROVEN))
+        proven = len(handshake_packets(w, "alice", *PROVEN))
         w.server.kill()
         path, w.server.path = w.server.path, w.server.path.with_name("another.db")
         w.server.start()
@@ -1321,7 +1208,7 @@ class PasswordTest(AccountsTest):
             ],
         )
         self.assertIsNone(alice.client.failure)
-        self.assertEqual(len(handshakes(w, "alice", *PROVEN)), proven)
+        self.assertEqual(len(handshake_packets(w, "alice", *PROVEN)), proven)
         self.assertEqual(w.server.server._room.members, {})
         w.server.kill()
         w.server.path = path
@@ -1358,10 +1245,10 @@ class PasswordTest(AccountsTest):
 
     def test_who_mistypes_the_password_can_type_it_again(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.client("alice")
             w.run(2)
-            for password, failure in ((b"wrong", WRONG), (PASSWORD, None)):
+            for password, failure in ((b"wrong", WRONG_PASSWORD), (PASSWORD, None)):
                 self.assertTrue(alice.client.wants_password)
                 alice.client.log_in(password, w.network.now)
                 alice.has_ended = False
@@ -1377,19 +1264,19 @@ class PasswordTest(AccountsTest):
                 protocol, "password_secret_untrusted", wraps=protocol.password_secret_untrusted
             ) as slow,
         ):
-            add(w, "alice")
+            add_accounts(w, "alice")
             slow.reset_mock()
             alice = w.join("alice", credentials=knows())
             for _ in range(3):
                 w.run(5)
-                doubt(w, alice)
+                rejoin(alice)
             w.run(5)
-            self.assertEqual(tries(w, alice), 4)
+            self.assertEqual(len(handshakes_begun(w, alice)), 4)
             self.assertEqual(slow.call_count, 1)
 
     def test_a_password_that_was_changed_elsewhere_is_tried_again_once_in_a_while(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             alice = w.join("alice", "desk", knows())
             w.run(1)
@@ -1403,7 +1290,7 @@ class PasswordTest(AccountsTest):
                 alice.texts()[shown:],
                 ["* not let in again (wrong username or password): still trying"],
             )
-            proofs = handshakes(w, alice, b'"PROVE"')[1:]
+            proofs = handshake_packets(w, alice, b'"PROVE"')[1:]
             times = sorted({datagram.at for datagram in proofs})
             self.assertGreater(len(times), 3)
             pauses = [later - earlier for earlier, later in pairwise(times)]
@@ -1425,7 +1312,7 @@ class PasswordTest(AccountsTest):
                     alice.say(f"#{number}")
                     bob.say(f"#{number}")
                     w.run(10)
-                self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(5)])
+                self.assertEqual(messages(bob), [f"alice: #{n}" for n in range(5)])
                 refusal = "* not let in again (too many attempts, wait 300 s): still trying"
                 words = ["* registered alice", "* here: alice, bob", refusal]
                 self.assertEqual([t for t in alice.texts() if t.startswith("*")], words)
@@ -1436,7 +1323,7 @@ class PasswordTest(AccountsTest):
     def test_who_registers_and_is_cut_off_while_logging_in_is_told_so(self) -> None:
         with world() as w:
             alice = w.client("alice", credentials=registers())
-            w.network.run(9, lambda: len(handshakes(w, "alice", b'"PROVE"')) == 2)
+            w.network.run(9, lambda: len(handshake_packets(w, "alice", b'"PROVE"')) == 2)
             w.network.unplugged = {"alice"}
             w.run(9)
             self.assertEqual(alice.texts(), ["* registered alice", "* here: alice"])
@@ -1450,7 +1337,7 @@ class PasswordTest(AccountsTest):
 
     def test_who_is_reconnecting_already_is_told_all_the_same(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=knows())
             w.run(1)
             w.server.kill()
@@ -1461,7 +1348,7 @@ class PasswordTest(AccountsTest):
                 self.assertTrue(store.add(account("alice", b"new")))
             w.server.start()
             w.run(10 * TIMING.login_pause)
-            self.assertTrue(handshakes(w, alice, b'"REFUSED"'))
+            self.assertTrue(handshake_packets(w, alice, b'"REFUSED"'))
             words = "* not let in again (wrong username or password): still trying"
             self.assert_said_once(alice, words)
 
@@ -1470,7 +1357,7 @@ class PasswordTest(AccountsTest):
             password = b"a long and secret password"
             alice = w.join("alice", credentials=registers(password))
             w.run(2)
-            doubt(w, alice)
+            rejoin(alice)
             w.run(5)
             self.assertTrue(is_logged_in(w, alice))
             everything = [datagram.data for datagram in w.network.sent]
@@ -1483,98 +1370,90 @@ class PasswordTest(AccountsTest):
                 self.assertNotIn(verifier.hex().encode(), datagram.data)
 
 
-def guess(w: World, host: str, password: bytes = b"wrong", name: str = "alice") -> str:
-    """What somebody is told there who logs in with this password: LET_IN, or why not."""
-    end = w.client(name, host, knows(password))
-    w.network.run(w.network.now + 30, lambda: end.client.has_joined or end.client.is_over)
-    assert end.client.has_joined or end.client.failure
-    return end.client.failure or LET_IN
-
-
-class BrakeInTheServerTest(AccountsTest):
-    def guesses(self, w: World, host: str, count: int = FAILURES_OF_BOTH) -> None:
+class BrakeInTheServerTest(AccountTestCase):
+    def fail_logins(self, w: World, host: str, count: int = FAILURES_OF_BOTH) -> None:
         """That many wrong passwords from one network."""
         for number in range(count):
-            self.assertEqual(guess(w, f"{host} port {number + 1}"), WRONG)
+            self.assertEqual(try_login(w, f"{host} port {number + 1}"), WRONG_PASSWORD)
 
     def test_after_five_wrong_passwords_the_right_one_has_to_wait_there_only(self) -> None:
         with world() as w:
-            add(w, "alice", "bob")
-            self.guesses(w, "cafe")
+            add_accounts(w, "alice", "bob")
+            self.fail_logins(w, "cafe")
             failed_at = w.network.now
             wait = f"too many attempts, wait {TIMING.login_wait:.0f} s (the server)"
-            self.assertEqual(guess(w, "cafe port 99", PASSWORD), wait)
-            self.assertEqual(guess(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
-            self.assertEqual(guess(w, "home", PASSWORD), LET_IN)
+            self.assertEqual(try_login(w, "cafe port 99", PASSWORD), wait)
+            self.assertEqual(try_login(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
+            self.assertEqual(try_login(w, "home", PASSWORD), LET_IN)
             w.network.run(failed_at + TIMING.login_wait)
-            self.assertEqual(guess(w, "cafe port 97", PASSWORD), LET_IN)
+            self.assertEqual(try_login(w, "cafe port 97", PASSWORD), LET_IN)
 
     def test_the_operator_is_told_who_guesses_whose_password(self) -> None:
         with world() as w, self.assertLogs("chatserver", "INFO") as logged:
-            add(w, "alice")
-            guess(w, "cafe")
+            add_accounts(w, "alice")
+            try_login(w, "cafe")
         words = [record.getMessage() for record in logged.records]
         self.assertEqual(words, ["wrong password for alice from cafe port 7890"])
 
     def test_challenges_that_were_collected_before_give_no_more_tries(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             ends = [w.client("alice", f"cafe port {n + 1}", knows(b"wrong")) for n in range(12)]
             w.run(3)
             failures = [end.client.failure for end in ends]
-            self.assertEqual(failures.count(WRONG), FAILURES_OF_BOTH)
+            self.assertEqual(failures.count(WRONG_PASSWORD), FAILURES_OF_BOTH)
             self.assertEqual(sum("too many" in str(failure) for failure in failures), 7)
 
     def test_a_wrong_password_uses_its_challenge_up(self) -> None:
         with world() as w:
-            add(w, "alice")
-            self.assertEqual(guess(w, "cafe"), WRONG)
-            (prove,) = handshakes(w, "cafe", b'"PROVE"')
+            add_accounts(w, "alice")
+            self.assertEqual(try_login(w, "cafe"), WRONG_PASSWORD)
+            (prove,) = handshake_packets(w, "cafe", b'"PROVE"')
             before = len(w.network.sent)
-            w.network.at(w.network.now, SERVER, partial(w.server.receive, prove.data, "cafe", 0.0))
+            deliver(w, SERVER, "cafe", prove.data)
             w.run(1)
             (answer,) = w.network.sent[before:]
             self.assertIsInstance(parse_handshake_untrusted(answer.data), Gone)
 
     def test_a_member_who_is_in_comes_back_though_a_neighbour_guesses(self) -> None:
         with world() as w:
-            add(w, "alice", "bob")
+            add_accounts(w, "alice", "bob")
             alice = w.join("alice", "lan", knows())
             w.run(1)
-            self.guesses(w, "lan")
-            self.assertIn("too many", guess(w, "lan port 99", PASSWORD))
+            self.fail_logins(w, "lan")
+            self.assertIn("too many", try_login(w, "lan port 99", PASSWORD))
             for number in range(FAILURES_OF_NETWORK):
-                guess(w, f"lan port {number + 100}", name=f"bob{number % 4}")
+                try_login(w, f"lan port {number + 100}", name=f"bob{number % 4}")
             self.check_that_she_comes_back(w, alice)
 
     def check_that_she_comes_back(self, w: World, alice: ClientEnd) -> None:
         before, shown = alice.client._session, alice.texts()
-        doubt(w, alice)
+        rejoin(alice)
         w.run(5)
         self.assertTrue(alice.client._session is not before, "she has not come back")
         self.assertEqual(alice.texts(), shown)
 
     def test_nobody_is_kept_out_though_the_whole_world_guesses(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             brake = w.server.server._brake
             for number in range(FAILURES_OF_NAME):
                 brake.fail("alice", f"botnet {number // 4}", w.network.now)
-            self.assertEqual(guess(w, "home", PASSWORD), LET_IN)
+            self.assertEqual(try_login(w, "home", PASSWORD), LET_IN)
 
     def test_a_refusal_to_try_costs_no_arithmetic(self) -> None:
         with world() as w:
-            add(w, "alice")
-            self.guesses(w, "cafe")
+            add_accounts(w, "alice")
+            self.fail_logins(w, "cafe")
             with mock.patch.object(protocol, "server_public", side_effect=AssertionError):
-                self.assertIn("too many", guess(w, "cafe port 99"))
+                self.assertIn("too many", try_login(w, "cafe port 99"))
 
     def test_wrong_passwords_do_not_make_a_turn_long(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             ends = [w.client("alice", f"guesser {n}", knows(b"wrong")) for n in range(20)]
             for end in ends:
-                self.assertTrue(w.network.run(9, partial(has_challenge, w, end)))
+                self.assertTrue(w.network.run(9, partial(is_challenged, w, end)))
             w.run(0)
             server, now = w.server.server, w.network.now
             for end in ends:
@@ -1591,11 +1470,10 @@ class BrakeInTheServerTest(AccountsTest):
 
     def test_a_server_that_was_restarted_has_forgotten(self) -> None:
         with world() as w:
-            add(w, "alice")
-            self.guesses(w, "cafe")
-            w.server.kill()
-            w.server.start()
-            self.assertEqual(guess(w, "cafe port 99", PASSWORD), LET_IN)
+            add_accounts(w, "alice")
+            self.fail_logins(w, "cafe")
+            w.restart()
+            self.assertEqual(try_login(w, "cafe port 99", PASSWORD), LET_IN)
 
     def test_a_guests_broken_proof_brakes_nobody(self) -> None:
         with world() as w:
@@ -1603,14 +1481,14 @@ class BrakeInTheServerTest(AccountsTest):
                 end = w.client("alice", f"cafe port {number + 1}")
                 w.run(0.125)  # four times the way: it has just got its challenge
                 end.is_up = False
-                (challenge,) = challenges(w, end)
+                (challenge,) = challenges_to(w, end)
                 prove = protocol.Prove(challenge.nonce, challenge.session, b"p" * 32, b"?" * 90)
                 data = protocol.format_handshake(prove)
-                w.network.at(w.network.now, SERVER, partial(w.server.receive, data, end.host, 0.0))
+                deliver(w, SERVER, end.host, data)
                 w.run(1)
             w.join("alice", "cafe port 99")
-            add(w, "bob")
-            self.assertEqual(guess(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
+            add_accounts(w, "bob")
+            self.assertEqual(try_login(w, "cafe port 98", PASSWORD, "bob"), LET_IN)
 
 
 if __name__ == "__main__":

@@ -35,17 +35,13 @@ from protocol import (
     Prove,
     format_handshake,
 )
-from tests.network import HEALTHY, Faults
+from tests.accounts import add_accounts, knows
+from tests.network import HEALTHY, LOST
+from tests.observed import marked
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
 from tests.room import EPOCH, OPTIONS, ClientEnd, Deaf, World, ignore, replies, session_of, world
-from tests.test_accounts import add, knows
 
 PUBLIC: Final = GROUP.pad(GROUP.power(12345))
-
-
-def talk(end: ClientEnd) -> list[str]:
-    """What members have said, as that end was shown it."""
-    return [text for text in end.texts() if "#" in text]
 
 
 class DoorTest(unittest.TestCase):
@@ -137,17 +133,17 @@ class DoorTest(unittest.TestCase):
             w.join("bob", "lan port 1")
             self.assertLess(w.network.now, since + 3)
 
-    def joined(self, ends: list[ClientEnd]) -> int:
+    def count_joined(self, ends: list[ClientEnd]) -> int:
         return [end.client.has_joined for end in ends].count(True)
 
     def test_so_many_come_in_from_one_network_at_once_and_then_a_few_each_second(self) -> None:
         with world(options=replace(OPTIONS, rate=2)) as w, mock.patch("chatserver.COMINGS", 5):
             ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(20)]
             w.run(0.9)
-            self.assertIn(self.joined(ends), (5, 6))
+            self.assertIn(self.count_joined(ends), (5, 6))
             w.join("carol", "elsewhere")
             w.run(20)
-            self.assertEqual(self.joined(ends), 20)
+            self.assertEqual(self.count_joined(ends), 20)
             sessions = set(w.server.server._sessions)
             for end in ends:
                 end.client._join_again(w.network.now)
@@ -159,7 +155,7 @@ class DoorTest(unittest.TestCase):
         with world(options=replace(OPTIONS, rate=0)) as w, mock.patch("chatserver.COMINGS", 2):
             ends = [w.client(f"guest{number}", f"lan port {7000 + number}") for number in range(9)]
             w.run(0.9)
-            self.assertEqual(self.joined(ends), 9)
+            self.assertEqual(self.count_joined(ends), 9)
 
     def test_networks_that_are_remembered_are_bounded_and_the_longest_quiet_make_way(self) -> None:
         with world() as w, mock.patch("chatserver.NETWORKS", 3):
@@ -172,13 +168,12 @@ class DoorTest(unittest.TestCase):
             options = replace(OPTIONS, max_users=2, members_only=members_only)
             with self.subTest(members_only=members_only), world(options=options) as w:
                 names = ["anna", "bert", "cora", "dora"]
-                add(w, *names)
+                add_accounts(w, *names)
                 if not members_only:
                     w.joined("guest1", "guest2")
                 ends = [w.client(name, credentials=knows()) for name in names]
                 w.run(5)
-                has_joined = [end.client.has_joined for end in ends].count(True)
-                self.assertEqual(has_joined, 2 if members_only else 1)
+                self.assertEqual(self.count_joined(ends), 2 if members_only else 1)
 
 
 class TurnTest(unittest.TestCase):
@@ -189,7 +184,7 @@ class TurnTest(unittest.TestCase):
         before = len(w.network.sent)
         sent = w.network.sent
         w.network.run(w.network.now + 5, lambda: any(b"CHALLENGE" in d.data for d in sent[before:]))
-        w.network.faults = Faults(drop=1.0)
+        w.network.faults = LOST
         w.run(0.1)
         w.network.faults = HEALTHY
         (proof,) = (d.data for d in sent[before:] if b'"PROVE"' in d.data)
@@ -233,7 +228,7 @@ class TurnTest(unittest.TestCase):
             self.assertEqual(session.member.inbox.unread, 1)
             bob.client._join_again(w.network.now)
             w.run(5)
-            self.assertEqual(talk(bob), ["alice -> you: #psst"])
+            self.assertEqual(marked(bob), ["alice -> you: #psst"])
 
     def test_one_client_does_not_get_in_under_two_names(self) -> None:
         with world() as w:
@@ -262,18 +257,18 @@ class RateTest(unittest.TestCase):
                 w.run(1)
                 alice.client._delivery.bucket = protocol.Bucket(0, 0)
             self.assertEqual(len(sessions), 4)
-            self.assertAlmostEqual(len(talk(bob)), 60 + 8 * 12.5, delta=20)
+            self.assertAlmostEqual(len(marked(bob)), 60 + 8 * 12.5, delta=20)
 
     def test_taking_over_brings_no_new_burst(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             (bob,) = w.joined("bob")
             for number in range(6):
                 alice = w.join("alice", f"desk {number}", knows())
                 alice.client._delivery.bucket = protocol.Bucket(0, 0)
                 alice.say(*(f"#{number}.{line}" for line in range(60)))
                 w.run(1)
-            self.assertLess(len(talk(bob)), 60 + 7 * 12.5)
+            self.assertLess(len(marked(bob)), 60 + 7 * 12.5)
 
     def test_one_acknowledgement_brings_a_burst_and_the_rest_comes_in_its_time(self) -> None:
         channel = protocol.Channel(TIMING, 0.0, {LogId.LINES: 0}, {LogId.ROOM: 0})
@@ -310,13 +305,12 @@ class HistoryTest(unittest.TestCase):
                 bob = w.join("bob")
                 w.run(1)
                 if is_restarted:
-                    w.server.kill()
-                    w.server.start()
+                    w.restart()
                 assert bob.client._session
                 bob.client._session.channel.readers[LogId.ROOM].cursor = 0
                 bob.client._join_again(w.network.now)
                 w.run(5)
-                texts = [text.rpartition(": ")[2] for text in talk(bob)]
+                texts = [text.rpartition(": ")[2] for text in marked(bob)]
                 self.assertEqual(texts, ["#3", "#4", "#3", "#4"])
 
     def test_however_many_have_come_and_gone_a_newcomer_is_not_sent_them_all(self) -> None:
@@ -332,7 +326,7 @@ class HistoryTest(unittest.TestCase):
             w.run(1)
             assert bob.client._session
             self.assertEqual(session_of(w, "bob").member.first, log.end - 1 - 50)
-            self.assertEqual(talk(bob), [])
+            self.assertEqual(marked(bob), [])
 
 
 class TablesTest(unittest.TestCase):
@@ -364,7 +358,7 @@ class TablesTest(unittest.TestCase):
 
     def test_a_takeover_while_many_linger_hurts_nobody(self) -> None:
         with world() as w, mock.patch("chatserver.LINGERING", 1):
-            add(w, "alice")
+            add_accounts(w, "alice")
             bob, carol = w.joined("bob", "carol")
             older = w.join("alice", "desk", knows())
             bob.leave()
@@ -374,7 +368,7 @@ class TablesTest(unittest.TestCase):
             self.assertEqual(older.client.failure, "logged in from elsewhere")
             newer.say("#hello")
             w.run(1)
-            self.assertEqual(talk(carol), ["alice: #hello"])
+            self.assertEqual(marked(carol), ["alice: #hello"])
 
     def test_who_asks_who_is_here_gets_what_others_got_until_somebody_comes_or_goes(self) -> None:
         with world() as w:
@@ -465,12 +459,12 @@ class FileTest(unittest.TestCase):
                     oldest.append(w.server.store.bounds(ROOM_KEY)[0])
                     w.run(PRUNE_PAUSE)
                 self.assertEqual(oldest, [0, 4, 8, 12, 16, 17, 17, 17, 17])
-                self.assertEqual(talk(bob), [f"alice: #{number}" for number in range(25)])
+                self.assertEqual(marked(bob), [f"alice: #{number}" for number in range(25)])
                 self.assertEqual(w.server.store.bounds(ROOM_KEY), (17, 27))
                 self.assertEqual(len(w.server.store.read(ROOM_KEY, 0, 99)), 10)
                 carol = w.join("carol")
                 w.run(2)
-                history = [text.partition("] ")[2] for text in talk(carol)]
+                history = [text.partition("] ")[2] for text in marked(carol)]
                 self.assertEqual(history, [f"alice: #{number}" for number in range(15, 25)])
 
     def test_a_line_that_is_not_kept_any_more_is_never_another_one(self) -> None:
@@ -505,11 +499,11 @@ class FileTest(unittest.TestCase):
             alice.say("DM bob #8", "DM carol #9", "#10")
             w.run(3)
             self.assertIn(refused, " ".join(alice.texts()))
-            self.assertEqual(talk(carol), ["alice -> you: #9", "alice: #10"])
+            self.assertEqual(marked(carol), ["alice -> you: #9", "alice: #10"])
             w.network.unplugged = set()
             w.run(10)
             self.assertEqual(
-                set(talk(bob)), {f"alice -> you: #{n}" for n in range(8)} | {"alice: #10"}
+                set(marked(bob)), {f"alice -> you: #{n}" for n in range(8)} | {"alice: #10"}
             )
             self.assertEqual(store.unread, 0)
             w.network.unplugged = {"bob"}
@@ -531,7 +525,7 @@ class FileTest(unittest.TestCase):
             self.assertEqual(session_of(w, "alice").member.inbox.unread, 8)
             bob.say("#still here")
             w.run(1)
-            self.assertEqual(talk(alice), ["bob: #still here"])
+            self.assertEqual(marked(alice), ["bob: #still here"])
 
     def test_after_a_restart_what_lies_in_inboxes_still_counts(self) -> None:
         with world() as w:
@@ -541,8 +535,7 @@ class FileTest(unittest.TestCase):
             alice.say("DM bob #0", "DM bob #1", "aloud")
             w.run(3)
             self.assertEqual(w.server.store.unread, 2)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             self.assertEqual(w.server.store.unread, 2)
 
     def test_what_goes_with_its_owner_does_not_count_any_more(self) -> None:

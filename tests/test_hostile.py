@@ -28,9 +28,9 @@ from protocol import (
     format_handshake,
     parse_handshake_untrusted,
 )
-from tests.network import HEALTHY, Faults
+from tests.accounts import add_accounts, knows
+from tests.network import HEALTHY, LOST
 from tests.room import SERVER, ClientEnd, World, session_of, world
-from tests.test_accounts import add, knows
 
 Forge = Callable[[protocol.Handshake], Iterable[protocol.Handshake]]
 SOON: Final = 0.001  # seconds: before the server's answer
@@ -62,8 +62,7 @@ def overheard(w: World, end: ClientEnd, forge: Forge) -> Iterator[None]:
 class StrangerTest(unittest.TestCase):
     def come_back(self, w: World, end: ClientEnd, forge: Forge) -> None:
         """The server dies and starts again, while a stranger forges its answers."""
-        w.server.kill()
-        w.server.start()
+        w.restart()
         with overheard(w, end, forge):
             w.run(5)
 
@@ -78,7 +77,7 @@ class StrangerTest(unittest.TestCase):
         for credentials in (Credentials(), knows()):
             with self.subTest(credentials.password), world() as w:
                 if credentials.password:
-                    add(w, "alice")
+                    add_accounts(w, "alice")
                 alice = w.client("alice", credentials=credentials)
                 with overheard(w, alice, forge):
                     w.run(5)
@@ -103,11 +102,11 @@ class StrangerTest(unittest.TestCase):
 
         def refuse(record: protocol.Handshake) -> Iterator[Refused]:
             if isinstance(record, Prove):
-                w.network.faults = Faults(drop=1.0)
+                w.network.faults = LOST
                 yield Refused(record.nonce, Refusal.LOGIN.value, "wrong username or password")
 
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=knows())
             w.run(1)
             self.come_back(w, alice, refuse)
@@ -125,7 +124,7 @@ class StrangerTest(unittest.TestCase):
             w.run(5)
             before = len(w.network.sent)
             alice.receive(format_handshake(Gone(session_of(w, "alice").id)), SERVER, w.network.now)
-            w.network.faults = Faults(drop=1.0)
+            w.network.faults = LOST
             w.run(0.1)
             w.network.faults = HEALTHY
             w.run(5)
@@ -166,7 +165,7 @@ class StrangerTest(unittest.TestCase):
 
         for forge in (refuse, deny):
             with self.subTest(forge.__name__), world() as w:
-                add(w, "alice")
+                add_accounts(w, "alice")
                 alice = w.join("alice", credentials=knows())
                 (bob,) = w.joined("bob")
                 w.run(1)
@@ -217,7 +216,7 @@ class StrangerTest(unittest.TestCase):
                 yield Refused(record.nonce, "in-use", "try again")
 
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=knows())
             w.run(1)
             w.server.kill()

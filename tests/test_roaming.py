@@ -7,34 +7,21 @@ from typing import Final
 
 import protocol
 from protocol import Packet
-from tests.network import HEALTHY, Datagram, Faults
-from tests.room import SERVER, ClientEnd, Deaf, World, address_of, replies, session_of, world
+from tests.network import HEALTHY, LOST, Faults
+from tests.observed import handshakes_begun, marked, sent_to
+from tests.room import (
+    SERVER,
+    ClientEnd,
+    Deaf,
+    World,
+    address_of,
+    intercepted,
+    replies,
+    session_of,
+    world,
+)
 
 LOSSY: Final = Faults(drop=0.1, delays=(0.02, 0.08))
-LOST: Final = Faults(drop=1.0)
-
-
-def marked(end: ClientEnd) -> list[str]:
-    return [text for text in end.texts() if "#" in text]
-
-
-def handshakes(w: World) -> set[bytes]:
-    """The tries to join, by whomsoever."""
-    return {d.data for d in w.network.sent if b'"HELLO"' in d.data}
-
-
-def sent_to(w: World, host: str) -> list[Datagram]:
-    return [d for d in w.network.sent if d.target == host]
-
-
-def intercepted(w: World, end: ClientEnd, *lines: str) -> list[bytes]:
-    """What an end sends to say these, and nobody gets."""
-    w.network.faults = LOST
-    before = len(w.network.sent)
-    end.say(*lines)
-    w.run(0.1)
-    w.network.faults = HEALTHY
-    return [d.data for d in w.network.sent[before:] if d.source == end.host]
 
 
 class MovingTest(unittest.TestCase):
@@ -43,7 +30,7 @@ class MovingTest(unittest.TestCase):
             with self.subTest(seed=seed), world(seed, LOSSY) as w:
                 alice, bob = w.joined("alice", "bob")
                 w.run(5)
-                tries, said = handshakes(w), 0
+                tries, said = handshakes_begun(w), 0
                 seen = len(alice.texts()), len(bob.texts())
                 for place in ("cafe", "train", "office"):
                     for _ in range(20):
@@ -60,14 +47,14 @@ class MovingTest(unittest.TestCase):
                     shown = end.texts()[before:]
                     self.assertEqual([text for text in shown if "you" not in text], public)
                     self.assertEqual([text for text in shown if "you" in text], private)
-                self.assertEqual(handshakes(w), tries)
+                self.assertEqual(handshakes_begun(w), tries)
                 self.assertEqual(session_of(w, "alice").address, address_of("office"))
 
     def test_a_silent_reader_is_followed_when_it_gives_its_next_sign_of_life(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(5)
-            tries = handshakes(w)
+            tries = handshakes_begun(w)
             w.move(alice, "cafe")
             bob.say("#hello")
             w.run(10)
@@ -77,7 +64,7 @@ class MovingTest(unittest.TestCase):
             w.run(protocol.TIMING.keepalive + protocol.TIMING.keepalive_jitter)
             self.assertEqual(marked(alice), ["bob: #hello"])
             self.assertEqual(channel.window.size, protocol.INITIAL_WINDOW)
-            self.assertEqual(handshakes(w), tries)
+            self.assertEqual(handshakes_begun(w), tries)
             self.assertEqual(len(alice.texts()), 3, alice.texts())
 
     def test_after_a_restart_a_member_is_sought_where_it_was_last(self) -> None:
@@ -86,8 +73,7 @@ class MovingTest(unittest.TestCase):
             w.move(alice, "cafe")
             alice.say("#hello")
             w.run(2)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             w.run(1)
             self.assertEqual(session_of(w, "alice").address, address_of("cafe"))
 

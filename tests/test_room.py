@@ -32,21 +32,12 @@ from protocol import (
     LogId,
     format_handshake,
 )
-from tests.network import Faults
+from tests.network import BAD, Faults
+from tests.observed import marked, was_sent
 from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, World, ignore, session_of, world
 
-BAD = Faults(drop=0.25, double=0.1, delays=(0.0, 0.06))
 # Each try to write waits for a tenth of a second, a real one, if somebody else has the room file.
 RARELY_TRIED = replace(protocol.TIMING, store_pause=20.0)
-
-
-def public_lines(end: ClientEnd, marker: str = "#") -> list[str]:
-    """The texts of the marked lines, in the order in which an end was shown them."""
-    return [text for text in end.texts() if marker in text]
-
-
-def has_sent(w: World, word: bytes, start: int = 0) -> bool:
-    return any(word in datagram.data for datagram in w.network.sent[start:])
 
 
 class DeliveryTest(unittest.TestCase):
@@ -58,7 +49,7 @@ class DeliveryTest(unittest.TestCase):
                     for end in ends:
                         end.say(f"#{end.host} {number}")
                 w.run(40)
-                views = [public_lines(end) for end in ends]
+                views = [marked(end) for end in ends]
                 for end, view in zip(ends, views):
                     others = [f"#{e.host} {n}" for e in ends for n in range(30) if e is not end]
                     self.assertEqual(sorted(v.partition(": ")[2] for v in view), sorted(others))
@@ -80,7 +71,7 @@ class DeliveryTest(unittest.TestCase):
             alice, bob = w.joined("alice", "bob")
             alice.say(*(f"#{n}" for n in range(60)))
             w.run(60)
-            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(60)])
+            self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(60)])
 
     def test_each_of_many_members_is_sent_a_line_once(self) -> None:
         """Their datagrams are made and sent in several portions."""
@@ -93,16 +84,16 @@ class DeliveryTest(unittest.TestCase):
             sent = [d.target for d in w.network.sent[before:] if d.source == SERVER]
             self.assertEqual(sorted(sent), sorted(w.server.network.ends.keys() - {SERVER}))
             for end in others:
-                self.assertEqual(public_lines(end), ["member0: #line"])
+                self.assertEqual(marked(end), ["member0: #line"])
 
     def test_a_direct_message_reaches_its_recipient_only_and_once(self) -> None:
         with world(2, BAD) as w:
             alice, bob, carol = w.joined("alice", "bob", "carol")
             alice.say("dm BOB #psst")
             w.run(10)
-            self.assertEqual(public_lines(bob), ["alice -> you: #psst"])
-            self.assertEqual(public_lines(alice), [])
-            self.assertEqual(public_lines(carol), [])
+            self.assertEqual(marked(bob), ["alice -> you: #psst"])
+            self.assertEqual(marked(alice), [])
+            self.assertEqual(marked(carol), [])
             self.assertEqual(alice.client.undelivered(), [])
             alice.leave()
             w.run(5)
@@ -113,7 +104,7 @@ class DeliveryTest(unittest.TestCase):
             (alice,) = w.joined("alice")
             alice.say("DM alice #note")
             w.run(1)
-            self.assertEqual(public_lines(alice), ["alice -> you: #note"])
+            self.assertEqual(marked(alice), ["alice -> you: #note"])
 
     def test_a_message_to_nobody_is_refused_and_not_published(self) -> None:
         with world() as w:
@@ -136,7 +127,7 @@ class DeliveryTest(unittest.TestCase):
             alice.say("#after")
             w.run(2)
             self.assertTrue(any("control or format" in text for text in alice.texts()))
-            self.assertEqual(public_lines(bob), ["alice: #after"])
+            self.assertEqual(marked(bob), ["alice: #after"])
 
     def test_who_is_answered_once_for_each_asking(self) -> None:
         with world(4, BAD) as w:
@@ -189,7 +180,7 @@ class DeliveryTest(unittest.TestCase):
                 alice.say("DM bob #psst")
                 w.run(0.5)
             w.run(protocol.TIMING.store_pause + 0.1)
-            self.assertEqual(public_lines(bob), ["alice -> you: #psst"])
+            self.assertEqual(marked(bob), ["alice -> you: #psst"])
 
     def test_who_is_put_out_is_answered_for_a_while_only(self) -> None:
         """Also if nothing is sent to it any more that could be late."""
@@ -230,9 +221,9 @@ class DeliveryTest(unittest.TestCase):
             )  # a client that does not pace itself
             alice.say(*(f"#{n}" for n in range(200)))
             w.run(5)
-            self.assertAlmostEqual(len(public_lines(bob)), 60 + 5 * 12.5, delta=2)
+            self.assertAlmostEqual(len(marked(bob)), 60 + 5 * 12.5, delta=2)
             w.run(30)
-            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(200)])
+            self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(200)])
 
     def test_a_slowed_members_lines_come_as_soon_as_its_rate_allows(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
@@ -256,7 +247,7 @@ class DeliveryTest(unittest.TestCase):
             w.run(0.1)
             self.assertEqual(w.network.sent[before].source, "alice")
             self.assertNotEqual(w.network.sent[before + 1].source, "alice")
-            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(5)])
+            self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(5)])
 
     def test_lines_are_taken_from_all_members_in_turn(self) -> None:
         with world(options=replace(OPTIONS, rate=0)) as w:
@@ -283,16 +274,16 @@ class DeliveryTest(unittest.TestCase):
             self.assertEqual(len(session.logs[LogId.NOTICES].lines), UNREAD_NOTICES)
             bob.say("#still here")
             w.run(1)
-            self.assertEqual(public_lines(alice), ["bob: #still here"])
+            self.assertEqual(marked(alice), ["bob: #still here"])
 
     def test_a_client_keeps_to_the_rate_that_it_was_told(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
             alice, bob = w.joined("alice", "bob")
             alice.say(*(f"#{n}" for n in range(80)))
             w.run(1)
-            self.assertLessEqual(len(public_lines(bob)), 30 + 10)
+            self.assertLessEqual(len(marked(bob)), 30 + 10)
             w.run(4.5)
-            self.assertEqual(len(public_lines(bob)), 80)
+            self.assertEqual(len(marked(bob)), 80)
 
 
 class HistoryTest(unittest.TestCase):
@@ -320,7 +311,7 @@ class HistoryTest(unittest.TestCase):
             (carol,) = w.joined("carol")
             alice.say("#2")
             w.run(1)
-            self.assertEqual(public_lines(carol), ["alice: #2"])
+            self.assertEqual(marked(carol), ["alice: #2"])
 
     def test_a_later_owner_of_a_name_does_not_get_its_messages(self) -> None:
         with world() as w:
@@ -331,7 +322,7 @@ class HistoryTest(unittest.TestCase):
             w.run(1)
             other = w.client("bob", host="elsewhere")
             w.run(3)
-            self.assertEqual(public_lines(other), [])
+            self.assertEqual(marked(other), [])
 
     def test_history_is_found_behind_many_joins(self) -> None:
         with world(options=replace(OPTIONS, history=3)) as w:
@@ -342,24 +333,22 @@ class HistoryTest(unittest.TestCase):
             for _ in range(3000):
                 room.stage(b"1600000000 someone HI")
             w.server.store.commit()
-            w.server.kill()
-            w.server.start()
+            w.restart()
             w.run(2)
             (bob,) = w.joined("bob")
             w.run(2)
-            self.assertEqual([text.split("#")[1] for text in public_lines(bob)], ["2", "3", "4"])
+            self.assertEqual([text.split("#")[1] for text in marked(bob)], ["2", "3", "4"])
 
     def test_history_survives_a_restart_longer_than_what_is_in_memory(self) -> None:
         with world(options=replace(OPTIONS, rate=0, history=5)) as w:
             (alice,) = w.joined("alice")
             alice.say(*(f"#{n}" for n in range(3000)))
             w.run(30)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             w.run(5)
             (bob,) = w.joined("bob")
             w.run(2)
-            self.assertEqual(len(public_lines(bob)), 5)
+            self.assertEqual(len(marked(bob)), 5)
 
     def test_a_member_far_behind_is_served_from_the_file(self) -> None:
         with world(options=replace(OPTIONS, rate=0)) as w:
@@ -370,7 +359,7 @@ class HistoryTest(unittest.TestCase):
             w.run(40)
             bob.is_up = True
             w.run(40)
-            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(3000)])
+            self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(3000)])
 
 
 class PruningTest(unittest.TestCase):
@@ -395,7 +384,7 @@ class PruningTest(unittest.TestCase):
                     alice.say("#young")
                 bob = w.join("bob")
                 w.run(2)
-                self.assertEqual([t.split("alice: ")[1] for t in public_lines(bob)], texts)
+                self.assertEqual([t.split("alice: ")[1] for t in marked(bob)], texts)
                 bob.leave()
                 w.run(1)
 
@@ -408,7 +397,7 @@ class PruningTest(unittest.TestCase):
             w.run(3)
             bob = w.join("bob")
             w.run(1)
-            self.assertEqual(len(public_lines(bob)), 1)
+            self.assertEqual(len(marked(bob)), 1)
 
     def test_a_clock_that_was_wrong_for_a_while_does_not_end_the_forgetting(self) -> None:
         with world(options=self.OPTIONS) as w:
@@ -452,7 +441,7 @@ class PruningTest(unittest.TestCase):
             w.run(1)
             bob = w.join("bob")
             w.run(1)
-            self.assertEqual([text.split("#")[1] for text in public_lines(bob)], ["new"])
+            self.assertEqual([text.split("#")[1] for text in marked(bob)], ["new"])
 
     def test_who_comes_back_to_a_pruned_log_is_told_how_many_lines_are_missing(self) -> None:
         with world(options=self.OPTIONS) as w:
@@ -468,7 +457,7 @@ class PruningTest(unittest.TestCase):
             w.run(15)
             told = bob.texts()
             missing = told.index("* 50 lines are missing here")
-            self.assertEqual(public_lines(bob), ["alice: #new"])
+            self.assertEqual(marked(bob), ["alice: #new"])
             self.assertLess(missing, told.index("alice: #new"))
 
     def test_a_member_that_has_not_read_what_is_pruned_loses_no_more_than_that(self) -> None:
@@ -481,7 +470,7 @@ class PruningTest(unittest.TestCase):
             w.server.epoch += 31 * DAY
             alice.say("#new")
             w.run(PRUNE_EVERY + 60)
-            self.assertEqual(public_lines(bob), ["alice: #new"])
+            self.assertEqual(marked(bob), ["alice: #new"])
             self.assertIn("* bob left (fell behind)", alice.texts())
             self.assertEqual(alice.texts()[-1], "* bob joined")
 
@@ -544,7 +533,7 @@ class PresenceTest(unittest.TestCase):
             bob.is_up = True
             w.run(15)
             self.assertEqual(alice.texts().count("* bob joined"), 2)
-            self.assertEqual(public_lines(bob), ["alice: #before", "alice: #meanwhile"])
+            self.assertEqual(marked(bob), ["alice: #before", "alice: #meanwhile"])
 
     def test_death_by_silence_comes_after_75_seconds(self) -> None:
         with world() as w:
@@ -613,7 +602,7 @@ class PresenceTest(unittest.TestCase):
                 theirs = [f"bob: #{n}" for n in range(30)]
                 self.assertEqual(alice.texts()[2:], [*trouble, *theirs])
                 mine = ["alice: #mine", "alice: #later", "alice -> you: #last"]
-                self.assertEqual(public_lines(bob), mine)
+                self.assertEqual(marked(bob), mine)
                 passing = [text for text in bob.texts() if "* alice" in text]
                 is_out = seconds > protocol.TIMING.server_silence
                 is_seen = ["* alice left (timed out)", "* alice joined"] if is_out else []
@@ -633,7 +622,7 @@ class PresenceTest(unittest.TestCase):
                 w.network.unplugged = set()
                 w.run(15)
                 texts = [f"#{n}" for n in range(first, 60)]
-                self.assertEqual([text.split(": ")[-1] for text in public_lines(alice)], texts)
+                self.assertEqual([text.split(": ")[-1] for text in marked(alice)], texts)
                 told = [text for text in alice.texts() if "missing" in text]
                 # Joining and leaving were lines too.
                 self.assertEqual(told, ["* 41 lines are missing here"] if first else [])
@@ -650,11 +639,11 @@ class PresenceTest(unittest.TestCase):
             told = [text for text in alice.texts()[2:] if text.startswith("*")]
             words = "* no answer from the server: reconnecting"
             self.assertEqual(told, [words, "* not delivered yet: PM #mine"])
-            self.assertEqual(len(public_lines(alice)), 1 + 30)
+            self.assertEqual(len(marked(alice)), 1 + 30)
             w.network.muted = set()
             w.run(12)
             self.assertEqual(alice.texts()[-1], "* connected")
-            self.assertEqual(public_lines(bob), ["alice: #mine"])
+            self.assertEqual(marked(bob), ["alice: #mine"])
 
     def test_what_is_written_to_a_guest_who_was_lost_is_kept(self) -> None:
         with world() as w:
@@ -668,7 +657,7 @@ class PresenceTest(unittest.TestCase):
             self.assertEqual(bob.texts()[-1], "* alice is away: kept until they are back")
             w.network.unplugged = set()
             w.run(12)
-            self.assertEqual(public_lines(alice), ["bob -> you: #psst"])
+            self.assertEqual(marked(alice), ["bob -> you: #psst"])
 
     def test_what_is_kept_for_a_lost_guest_is_not_for_the_next_owner_of_the_name(self) -> None:
         with world() as w:
@@ -689,8 +678,8 @@ class PresenceTest(unittest.TestCase):
             self.assertIn("nobody here is called alice", bob.texts()[-1])
             w.network.unplugged = set()
             w.run(15)
-            self.assertEqual(public_lines(second), ["bob -> you: #for the second"])
-            self.assertEqual(public_lines(alice), ["bob -> you: #for the first"])
+            self.assertEqual(marked(second), ["bob -> you: #for the second"])
+            self.assertEqual(marked(alice), ["bob -> you: #for the first"])
 
     def test_a_lost_guest_is_remembered_over_a_restart_and_for_a_month(self) -> None:
         with world() as w:
@@ -698,8 +687,7 @@ class PresenceTest(unittest.TestCase):
             w.run(1)
             w.network.unplugged = {"alice"}
             w.run(80)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             bob.say("DM alice #kept")
             w.run(5)
             self.assertEqual(bob.texts()[-1], "* alice is away: kept until they are back")
@@ -710,10 +698,10 @@ class PresenceTest(unittest.TestCase):
             self.assertIn("nobody here is called alice", bob.texts()[-1])
             w.network.unplugged = set()
             w.run(15)
-            self.assertEqual(public_lines(alice), [])
+            self.assertEqual(marked(alice), [])
             bob.say("#hello")
             w.run(1)
-            self.assertEqual(public_lines(alice), ["bob: #hello"])
+            self.assertEqual(marked(alice), ["bob: #hello"])
 
     def test_handshakes_that_wait_keep_no_silent_member_in(self) -> None:
         with world() as w:
@@ -753,7 +741,7 @@ class PresenceTest(unittest.TestCase):
             w.run(1)
             alice.is_up = True
             w.run(30)
-            self.assertEqual(public_lines(alice), ["alice: #stranger"])
+            self.assertEqual(marked(alice), ["alice: #stranger"])
 
     def test_who_left_is_forgotten_after_a_month(self) -> None:
         with world() as w:
@@ -867,15 +855,13 @@ class RestartTest(unittest.TestCase):
                 for kill in range(4):
                     alice.say(*(f"#{kill}.{n}" for n in range(10)), f"DM bob psst {kill}")
                     w.run(0.3 + seed * 0.1)
-                    w.server.kill()
-                    w.run(2)
-                    w.server.start()
+                    w.restart(2)
                     w.run(12)
                 w.run(30)
                 expected = [f"alice: #{kill}.{n}" for kill in range(4) for n in range(10)]
-                self.assertEqual(public_lines(bob), expected)
+                self.assertEqual(marked(bob), expected)
                 direct = [f"alice -> you: psst {kill}" for kill in range(4)]
-                self.assertEqual(public_lines(bob, "psst"), direct)
+                self.assertEqual(marked(bob, "psst"), direct)
                 self.assertNotIn("left", " ".join(alice.texts() + bob.texts()))
                 self.assertEqual(bob.texts().count("* alice joined"), 0)
 
@@ -904,7 +890,7 @@ class RestartTest(unittest.TestCase):
                 w.run(2)
                 bob.say("#hello")
                 w.run(0.5)
-                self.assertEqual(public_lines(alice), ["bob: #hello"])
+                self.assertEqual(marked(alice), ["bob: #hello"])
 
     def test_members_are_back_soon_though_the_server_dies_while_they_prove_who_they_are(
         self,
@@ -914,24 +900,21 @@ class RestartTest(unittest.TestCase):
                 (alice,) = w.joined("alice")
                 w.run(1)
                 for _ in range(deaths):
-                    w.server.kill()
-                    w.server.start()
+                    w.restart()
                     before = len(w.network.sent)
-                    is_proving = partial(has_sent, w, b'"PROVE"', before)
+                    is_proving = partial(was_sent, w, b'"PROVE"', before)
                     self.assertTrue(w.network.run(w.network.now + 3, is_proving))
-                w.server.kill()
-                w.server.start()
+                w.restart()
                 w.run(1.5)
                 alice.say("DM alice #hello")
                 w.run(0.2)
-                self.assertEqual(public_lines(alice), ["alice -> you: #hello"])
+                self.assertEqual(marked(alice), ["alice -> you: #hello"])
 
     def test_a_member_that_the_restarted_server_does_not_reach_is_told_again(self) -> None:
         with world() as w:
             (alice,) = w.joined("alice")
             w.run(1)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             now = w.network.now
             w.network.faults = replace(w.network.faults, blackouts=((now, now + 6),))
             w.run(6)
@@ -945,8 +928,7 @@ class RestartTest(unittest.TestCase):
             alice, bob = w.joined("alice", "bob")
             w.run(1)
             bob.is_up = False
-            w.server.kill()
-            w.server.start()
+            w.restart()
             before, since = len(w.network.sent), w.network.now
             w.run(200)
             gone = [d for d in w.network.sent[before:] if b'"GONE"' in d.data]
@@ -964,8 +946,7 @@ class RestartTest(unittest.TestCase):
             w.network.faults = replace(w.network.faults, blackouts=((now + 0.001, now + 1),))
             w.run(1)
             self.assertEqual(alice.texts(), ["* here: alice"])
-            w.server.kill()
-            w.server.start()
+            w.restart()
             w.run(3)
             self.assertEqual(alice.texts(), ["* here: alice"] * 2)
 
@@ -1053,7 +1034,7 @@ class RestartTest(unittest.TestCase):
             w.server.start()
             w.run(1)
             self.assertEqual(alice.client.undelivered(), [])
-            self.assertEqual(public_lines(bob), ["alice: #while away"])
+            self.assertEqual(marked(bob), ["alice: #while away"])
 
     def test_an_older_copy_of_the_file_voids_what_it_does_not_know(self) -> None:
         with world() as w:
@@ -1073,7 +1054,7 @@ class RestartTest(unittest.TestCase):
             w.run(30)  # the copy does not know the latest sessions, so nobody is told at once
             alice.say("#4")
             w.run(2)
-            self.assertEqual(public_lines(bob)[-1], "alice: #4")
+            self.assertEqual(marked(bob)[-1], "alice: #4")
             self.assertEqual(alice.client.undelivered(), [])
 
     def test_two_files_in_turn_are_not_mistaken_for_each_other(self) -> None:
@@ -1093,7 +1074,7 @@ class RestartTest(unittest.TestCase):
                 self.assertEqual(bob.texts().count(f"alice: #{turn}.0"), 1)
             # Back in the first room, everybody is a newcomer to it.
             self.assertEqual(sum("earlier" in t and "#0." in t for t in bob.texts()), 20)
-            self.assertEqual(public_lines(bob)[-1], "alice: #end")
+            self.assertEqual(marked(bob)[-1], "alice: #end")
 
     def test_who_does_not_come_back_after_a_restart_is_written_out(self) -> None:
         with world() as w:
@@ -1119,11 +1100,11 @@ class RestartTest(unittest.TestCase):
             w.run(5)
             self.assertTrue(w.server.is_waiting)
             self.assertEqual(len([d for d in w.network.sent if d.source == SERVER]), sent)
-            self.assertEqual(public_lines(bob), [])
+            self.assertEqual(marked(bob), [])
             self.assertEqual(len(alice.client.undelivered()), 1)
             other.execute("ROLLBACK")
             w.run(5)
-            self.assertEqual(public_lines(bob), ["alice: #line"])
+            self.assertEqual(marked(bob), ["alice: #line"])
             self.assertEqual(alice.client.undelivered(), [])
 
     def test_a_server_with_another_file_does_not_get_old_lines_twice(self) -> None:
@@ -1143,7 +1124,7 @@ class RestartTest(unittest.TestCase):
             w.run(2)
             (bob,) = w.joined("bob")
             w.run(2)
-            self.assertEqual([text.split("#")[1] for text in public_lines(bob)], ["3"])
+            self.assertEqual([text.split("#")[1] for text in marked(bob)], ["3"])
 
     def test_a_long_pause_of_the_room_is_nobodys_silence(self) -> None:
         with world(timing=RARELY_TRIED) as w:
@@ -1158,7 +1139,7 @@ class RestartTest(unittest.TestCase):
                 w.run(200)
                 other.execute("ROLLBACK")
             w.run(80)
-            self.assertEqual(public_lines(bob), ["alice: #line"])
+            self.assertEqual(marked(bob), ["alice: #line"])
             self.assertNotIn("left", " ".join(alice.texts() + bob.texts()))
             w.run(20)
             left = [text for text in bob.texts() if "left" in text]
@@ -1169,8 +1150,7 @@ class RestartTest(unittest.TestCase):
         with world(timing=RARELY_TRIED) as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             bob.is_up = False
             w.run(70)
             with closing(sqlite3.connect(w.server.path, isolation_level=None)) as other:
@@ -1181,7 +1161,7 @@ class RestartTest(unittest.TestCase):
                 other.execute("ROLLBACK")
             w.run(40)
             self.assertNotIn("* bob left (timed out)", alice.texts())
-            self.assertEqual(public_lines(bob), ["alice: #line"])
+            self.assertEqual(marked(bob), ["alice: #line"])
 
     def test_who_was_told_that_the_server_ends_says_when_it_is_back(self) -> None:
         for seconds in (1, 30):
@@ -1279,7 +1259,7 @@ class LeavingTest(unittest.TestCase):
             w.run(60)
             self.assertTrue(alice.client.has_left)
             self.assertIsNone(alice.client.failure)
-            self.assertEqual(len(public_lines(bob)), 50)
+            self.assertEqual(len(marked(bob)), 50)
             self.assertEqual(
                 [text for text in bob.texts() if "#" in text or "left" in text][-1:],
                 ["* alice left"],
@@ -1293,7 +1273,7 @@ class LeavingTest(unittest.TestCase):
                 alice.leave()
                 w.run(30)
                 self.assertTrue(alice.client.has_left)
-                self.assertEqual(len(public_lines(alice)), 1)
+                self.assertEqual(len(marked(alice)), 1)
 
     def test_what_was_typed_while_the_server_was_known_to_be_away_has_not_arrived(self) -> None:
         with world() as w:
@@ -1346,7 +1326,7 @@ class LeavingTest(unittest.TestCase):
             w.network.muted = {"alice"}  # she hears, and is not heard
             alice.leave()
             w.run(100)
-            self.assertEqual(public_lines(bob), ["alice: #hi"])
+            self.assertEqual(marked(bob), ["alice: #hi"])
             self.assertIn("1 line", alice.client.failure or "")
 
     def test_who_leaves_in_doubt_says_goodbye_all_the_same(self) -> None:
@@ -1405,7 +1385,7 @@ class LeavingTest(unittest.TestCase):
             alice.client.say(protocol.Public("#entered before Ctrl-C"), w.network.now)
             w.run(5)
             heard = ["alice: #before", "alice: #entered before Ctrl-C"]
-            self.assertEqual(public_lines(bob), heard)
+            self.assertEqual(marked(bob), heard)
             self.assertTrue(alice.client.has_left)
             self.assertIsNone(alice.client.failure)
 
@@ -1438,7 +1418,7 @@ class LeavingTest(unittest.TestCase):
             w.run(3)
             self.assertEqual(alice.client.failure, "2 lines may not have arrived")
             lost = ["* may not have arrived: PM #1", "* may not have arrived: DM bob #2"]
-            self.assertEqual(public_lines(alice), lost)
+            self.assertEqual(marked(alice), lost)
 
 
 class JoiningTest(unittest.TestCase):
@@ -1475,7 +1455,7 @@ class JoiningTest(unittest.TestCase):
             w.run(10)
             w.server.store._file.set_progress_handler(None, 1)
             w.run(40)
-            self.assertEqual(public_lines(bob), [f"alice: #{n}" for n in range(3000)])
+            self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(3000)])
 
     def test_nobody_listening_is_said_soon(self) -> None:
         with world() as w:
@@ -1509,15 +1489,14 @@ class JoiningTest(unittest.TestCase):
                         w.run(0.11)
                 w.run(30)
                 expected = [f"bob: #{turn}.{n}" for turn in range(8) for n in range(30)]
-                self.assertEqual(public_lines(alice), expected)
+                self.assertEqual(marked(alice), expected)
 
     def test_a_server_that_restarts_during_a_handshake_is_joined_all_the_same(self) -> None:
         for packet in (b"COOKIE", b"CHALLENGE"):
             with self.subTest(packet), world(faults=Faults(delays=(0.1, 0.1))) as w:
                 alice = w.client("alice")
-                self.assertTrue(w.network.run(5, partial(has_sent, w, packet)))
-                w.server.kill()
-                w.server.start()
+                self.assertTrue(w.network.run(5, partial(was_sent, w, packet)))
+                w.restart()
                 w.run(3)
                 self.assertTrue(alice.client.has_joined)
 

@@ -29,6 +29,7 @@ from protocol import (
     format_handshake,
     parse_handshake_untrusted,
 )
+from tests.accounts import add_accounts, knows, registers
 from tests.attacks import (
     HIGH,
     NONCE,
@@ -48,6 +49,7 @@ from tests.attacks import (
     under,
 )
 from tests.network import Datagram
+from tests.observed import handshakes_begun, messages, was_sent
 from tests.room import (
     EPOCH,
     SERVER,
@@ -55,12 +57,13 @@ from tests.room import (
     Deaf,
     World,
     address_of,
+    deliver,
+    intercepted,
+    rejoin,
     replies,
     session_of,
     world,
 )
-from tests.test_accounts import AccountsTest, add, knows, registers
-from tests.test_roaming import intercepted
 
 STRANGER: Final = "stranger"
 
@@ -83,23 +86,9 @@ def clients(w: World) -> list[ClientEnd]:
     return [end for end in ends if isinstance(end, ClientEnd) and not end.has_ended]
 
 
-def said(end: ClientEnd) -> list[str]:
-    """What others have said, as it was shown to that one."""
-    return [text for text in end.texts() if not text.startswith("* ")]
-
-
 def picture(w: World) -> Picture:
     sessions = {id: session.address for id, session in w.server.server._sessions.items()}
     return Picture(dump(w.server.path), sessions, {c.host: c.texts() for c in clients(w)})
-
-
-def deliver(w: World, target: str, source: str, data: bytes) -> None:
-    """Hands over a datagram, at once."""
-    for end in (target, source):
-        w.network.ends.setdefault(end, Deaf())
-    receive = partial(w.network.ends[target].receive, data, source, w.network.now)
-    w.network.at(w.network.now, target, receive)
-    w.run(0)
 
 
 def sent_by_server(w: World, data: bytes, source: str = STRANGER) -> list[tuple[bytes, Address]]:
@@ -111,18 +100,18 @@ def sent_by_server(w: World, data: bytes, source: str = STRANGER) -> list[tuple[
     return list(server.datagrams(now))
 
 
-class InVirtualTime(AccountsTest):
+class InVirtualTime(unittest.TestCase):
     def assert_talk(self, w: World, patience: float = 3) -> None:
         """What each member says reaches each other one once."""
         ends = clients(w)
-        starts = [len(said(end)) for end in ends]
+        starts = [len(messages(end)) for end in ends]
         for end in ends:
             end.say(f"#{end.host} is still here", f"DM {end.client.username} #{end.host}")
         w.run(patience)
         for end, start in zip(ends, starts):
             others = [f"{e.client.username}: #{e.host} is still here" for e in ends if e is not end]
             note = f"{end.client.username} -> you: #{end.host}"
-            self.assertEqual(sorted(said(end)[start:]), sorted([*others, note]))
+            self.assertEqual(sorted(messages(end)[start:]), sorted([*others, note]))
 
     def reply(
         self, w: World, record: protocol.Handshake, source: str = STRANGER
@@ -182,8 +171,7 @@ class HandshakeTest(InVirtualTime):
     def test_a_cookie_of_an_earlier_server_is_none(self) -> None:
         with world() as w:
             cookie = self.cookie(w)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             self.assertIsInstance(self.reply(w, join(cookie)), Cookie)
 
     def test_a_repeated_join_gets_the_same_challenge_and_elsewhere_a_cookie(self) -> None:
@@ -314,7 +302,7 @@ class ForgeryTest(InVirtualTime):
             carol.receive(format_handshake(Refused(NONCE, "in-use", "forged")), SERVER, 0.0)
             w.run(5)
             self.assertTrue(carol.client.has_joined)
-            for nonce in {d.data for d in w.network.sent if b'"HELLO"' in d.data}:
+            for nonce in handshakes_begun(w):
                 refused = Refused(bytes.fromhex(json.loads(nonce)["nonce"]), "in-use", "forged")
                 for end in clients(w):
                     deliver(w, end.host, SERVER, format_handshake(refused))
@@ -338,7 +326,7 @@ class ForgeryTest(InVirtualTime):
 
     def test_a_refusal_of_the_very_proof_of_a_password_ends_no_session(self) -> None:
         with world() as w:
-            add(w, "alice")
+            add_accounts(w, "alice")
             alice = w.join("alice", credentials=knows())
             (bob,) = w.joined("bob")
             w.run(1)
@@ -350,8 +338,8 @@ class ForgeryTest(InVirtualTime):
     def refuse(self, w: World, end: ClientEnd, kind: bytes, code: Refusal) -> None:
         """Makes an end join again, and refuses that once it has sent such a request."""
         start = len(w.network.sent)
-        w.network.at(w.network.now, end.host, lambda: end.client._join_again(w.network.now))
-        self.assertTrue(w.network.run(w.network.now + 5, partial(has_sent, w, kind, start)))
+        rejoin(end)
+        self.assertTrue(w.network.run(w.network.now + 5, partial(was_sent, w, kind, start)))
         self.refuse_request(w, end, code)
         self.assertIn("* not let in again (forged): still trying", end.texts())
 
@@ -376,14 +364,10 @@ class ForgeryTest(InVirtualTime):
             alice.receive(format_handshake(Gone(session)), SERVER, w.network.now)
             alice.say("#hello")
             w.run(0.2)
-            self.assertEqual(said(bob), ["alice: #hello"])
+            self.assertEqual(messages(bob), ["alice: #hello"])
             self.assertEqual(session_of(w, "alice").id, session)
             self.assert_talk(w)
             self.assertNotIn("left", " ".join(bob.texts()))
-
-
-def has_sent(w: World, word: bytes, start: int) -> bool:
-    return any(word in datagram.data for datagram in w.network.sent[start:])
 
 
 # ---------------------------------------------------------------------------------------- replay
@@ -396,7 +380,7 @@ class ReplayTest(InVirtualTime):
     def conversation(self, w: World) -> list[bytes]:
         """Lets guests and an account say everything that can be said; who sees the wire has this.
         Alice, bob and dora are in at its end."""
-        add(w, "dora")
+        add_accounts(w, "dora")
         alice, bob, carol = w.joined("alice", "bob", "carol")
         dora = w.join("dora", credentials=knows())
         alice.say("#one", "DM bob #psst", "WHO", "DM nobody #psst")
@@ -473,15 +457,14 @@ class ReplayTest(InVirtualTime):
     def test_to_a_server_that_was_restarted(self) -> None:
         with world() as w:
             record = self.conversation(w)
-            w.server.kill()
-            w.server.start()
+            w.restart()
             w.run(3)
             self.assert_no_effect(w, record)
 
     def test_to_a_server_that_awaits_its_members_after_a_restart(self) -> None:
         with world() as w:
             record = self.conversation(w)
-            before, heard = picture(w), [said(end) for end in clients(w)]
+            before, heard = picture(w), [messages(end) for end in clients(w)]
             w.server.kill()
             w.network.unplugged = {end.host for end in clients(w)}
             w.server.start()
@@ -491,14 +474,14 @@ class ReplayTest(InVirtualTime):
             w.network.unplugged = set()
             w.run(30)
             self.assertEqual(picture(w).stored["room"], before.stored["room"])
-            self.assertEqual([said(end) for end in clients(w)], heard)
+            self.assertEqual([messages(end) for end in clients(w)], heard)
             self.assert_talk(w)
 
     def test_of_a_login_whose_password_was_changed_since(self) -> None:
         for stays in (True, False):
             with self.subTest(stays=stays), world() as w:
                 self.conversation(w)
-                changer = w.join("dora", "desk", registers(b"new", old=b"correct horse"))
+                changer = w.join("dora", "desk", registers(b"new", old=knows().password))
                 w.run(2)
                 if not stays:
                     changer.leave()
