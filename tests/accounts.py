@@ -11,6 +11,7 @@ from typing import Final
 import protocol
 from chatclient import Credentials
 from chatserver import Account, Store
+from tests import views
 from tests.observed import challenges_to
 from tests.room import EPOCH, ClientEnd, World, quick_passwords
 
@@ -52,7 +53,7 @@ def operator(w: World) -> Iterator[Store]:
 
 def is_logged_in(w: World, end: ClientEnd) -> bool:
     """Return True if an end has a session that was opened with a password."""
-    session = end.client._session
+    session = views.find_session(end.client)
     return session is not None and any(
         each.salt and each.session == session.id for each in challenges_to(w, end)
     )

@@ -17,6 +17,7 @@ import protocol
 from chatclient import Client, Credentials, RandomBytes, plain
 from chatserver import Options, Server, Session, Store, StoreError
 from protocol import LogId, Timing
+from tests import views
 from tests.network import HEALTHY, LOST, Faults, Network
 
 EPOCH: Final = 1_600_000_000  # Unix seconds when the virtual clock shows 0
@@ -268,8 +269,7 @@ class _Stubborn(protocol.Reader):
 
 def ignore(end: ClientEnd, log: LogId, kind: type[protocol.Reader] = _Stubborn) -> None:
     """From now on a client takes nothing of that log."""
-    assert end.client._session
-    readers = end.client._session.channel.readers
+    readers = views.session(end.client).channel.readers
     readers[log] = kind(readers[log].cursor, protocol.WINDOW_LINES[log])
 
 
@@ -303,15 +303,10 @@ def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
     w.network.ends[end.host] = end
 
 
-def rejoin(end: ClientEnd) -> None:
-    """Make a client join again beside the session that it has, as if it suspected that."""
-    now = end.network.now
-    end.network.at(now, end.host, partial(end.client._join_again, now))
-
-
 def session_of(w: World, name: str) -> Session:
     """The session in which that member is."""
-    return w.server.server._sessions[w.server.server._room.members[name].session]
+    server = w.server.server
+    return views.sessions(server)[views.members(server)[name].session]
 
 
 def deliver(w: World, target: str, source: str, data: bytes) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from math import inf
 from typing import Final
 from unittest import mock
 
@@ -23,10 +21,12 @@ from chatserver import (
     FAILURES_OF_NETWORK,
     FORGET_EVERY,
     PRUNE_EVERY,
+    Brake,
     Member,
     StoreError,
 )
 from protocol import TIMING, Challenge, Gone, LogId, Refused, parse_handshake_untrusted
+from tests import views
 from tests.accounts import (
     LET_IN,
     PASSWORD,
@@ -39,6 +39,15 @@ from tests.accounts import (
     operator,
     registers,
     try_login,
+)
+from tests.actions import (
+    check_accounts,
+    handle_line,
+    note_failed_login,
+    postpone_account_check,
+    purge_in_next_turn,
+    rejoin,
+    wait_for_no_lock,
 )
 from tests.network import BAD, HEALTHY, Faults
 from tests.observed import (
@@ -62,7 +71,6 @@ from tests.room import (
     deliver,
     heed,
     ignore,
-    rejoin,
     session_of,
     world,
 )
@@ -98,10 +106,10 @@ class RegisteringTest(AccountTestCase):
             w.run(3)
             self.assertEqual(alice.texts(), ["* registered alice", "* here: alice, bob"])
             self.assertTrue(is_logged_in(w, alice))
-            member = w.server.server._room.members["alice"]
-            self.assertEqual(member.key, hashlib.sha256(alice.client._instance).digest())
+            member = views.members(w.server.server)["alice"]
+            self.assertEqual(member.key, views.member_key(alice.client))
             self.assertEqual(member.account, w.server.store.account("alice").id)
-            self.assertEqual(len(w.server.server._sessions), 2)
+            self.assertEqual(len(views.sessions(w.server.server)), 2)
             self.assertEqual(presence(bob, "alice"), ["* alice joined"])
 
     def test_who_registers_in_a_lively_room_goes_on_logged_in_too(self) -> None:
@@ -357,12 +365,12 @@ class SessionTest(AccountTestCase):
             recorded = [d.data for d in handshake_packets(w, alice, b'"JOIN"', b'"PROVE"')]
             welcomes = {d.data for d in handshake_packets(w, alice, b'"WELCOME"')}
             w.network.ends["thief"] = Deaf()
-            sessions = set(w.server.server._sessions)
+            sessions = set(views.sessions(w.server.server))
             for source in ("alice", "thief"):
                 for data in recorded * 2:
                     deliver(w, SERVER, source, data)
                 w.run(1)
-                self.assertEqual(set(w.server.server._sessions), sessions)
+                self.assertEqual(set(views.sessions(w.server.server)), sessions)
             self.assertEqual(handshake_packets(w, "thief", b'"WELCOME"'), [])
             self.assertEqual({d.data for d in handshake_packets(w, alice, b'"WELCOME"')}, welcomes)
             alice.leave()
@@ -370,7 +378,7 @@ class SessionTest(AccountTestCase):
             for data in recorded * 2:
                 deliver(w, SERVER, "alice", data)
             w.run(5)
-            self.assertEqual(len(w.server.server._sessions), 1)
+            self.assertEqual(len(views.sessions(w.server.server)), 1)
             self.assertEqual(presence(bob, "alice"), ["* alice joined", "* alice left"])
 
     def test_a_proof_for_what_the_name_was_before_is_worthless(self) -> None:
@@ -446,7 +454,7 @@ class SessionTest(AccountTestCase):
             w.run(1)
             alice.is_up = False
             w.run(3 * FORGET_EVERY)
-            self.assertIsNone(w.server.store.member(key_of(alice)))
+            self.assertIsNone(w.server.store.member(views.member_key(alice.client)))
             bob.say("DM alice #2")
             w.run(1)
             alice.is_up = True
@@ -456,11 +464,6 @@ class SessionTest(AccountTestCase):
             self.assert_goes_on(alice)
             self.assertEqual(kept_for(alice), ["bob -> you: #2"])
             self.assertEqual(messages(bob), ["alice: #1", "alice: #3"])
-
-
-def key_of(end: ClientEnd) -> bytes:
-    """Of its instance."""
-    return hashlib.sha256(end.client._instance).digest()
 
 
 class TakeoverTest(AccountTestCase):
@@ -546,7 +549,7 @@ class TakeoverTest(AccountTestCase):
                 w.run(90 if is_written_out else 1)
                 newer = w.join("alice", "phone", knows())
                 w.run(3 * FORGET_EVERY)
-                self.assertIsNone(w.server.store.member(key_of(older)))
+                self.assertIsNone(w.server.store.member(views.member_key(older.client)))
                 seen = presence(bob, "alice")
                 older.is_up = True
                 w.run(30)
@@ -669,7 +672,7 @@ class KeptTest(AccountTestCase):
                 w.run(20)
                 told = [text for text in alice.texts() if "away" in text]
                 self.assertEqual(told, ["* Bob is away: kept until they are back"] * 2)
-                self.assertEqual(alice.client._delivery.pending, {})
+                self.assertEqual(views.pending_lines(alice.client), {})
                 bob = w.join("bob", "desk", knows())
                 w.run(10)
                 self.assertEqual(kept_for(bob), ["alice -> you: #1", "alice -> you: #2"])
@@ -807,7 +810,7 @@ class KeptTest(AccountTestCase):
                     "alice -> you: #4",
                 ],
             )
-            self.assertEqual(newer.client._delivery.pending, {})
+            self.assertEqual(views.pending_lines(newer.client), {})
 
     def clock(self, end: ClientEnd) -> str:
         (line,) = (text for text in end.texts() if text.startswith("* kept: "))
@@ -1032,7 +1035,7 @@ class OperatorTest(AccountTestCase):
             w.run(1)
             with operator(w) as store:
                 self.assertTrue(store.add(account("alice")))
-            w.server.server._check_at = inf  # it has only just looked
+            postpone_account_check(w.server.server)
             w.join("alice", "elsewhere", knows())
             w.run(1)
             self.assertEqual(presence(bob, "alice")[-2:], PUT_OUT_AND_BACK)
@@ -1043,13 +1046,12 @@ class OperatorTest(AccountTestCase):
         with world() as w:
             w.joined("alice")
             w.run(1)
-            server, room = w.server.server, w.server.server._room
-            member = room.members["alice"]
+            server = w.server.server
             theirs = protocol.registration(b"thief's", b"t" * 16)
-            server._check_accounts(w.network.now)
+            check_accounts(server, w.network.now)
             with operator(w) as store:
                 self.assertTrue(store.add(account("alice")))
-            room.handle(member, member.lines, protocol.format_message(theirs).encode())
+            handle_line(server, "alice", theirs)
             server.commit()
             w.run(30)
             self.assertEqual(w.server.store.account("alice"), account("alice"))
@@ -1057,11 +1059,11 @@ class OperatorTest(AccountTestCase):
     def test_nobody_else_writes_between_a_registration_and_its_commit(self) -> None:
         """Also in the turn in which old instances are forgotten."""
         with world() as w, operator(w) as store:
-            store._file.execute("PRAGMA busy_timeout = 0")
+            wait_for_no_lock(store)
             (alice,) = w.joined("alice")
             w.run(1)
             server = w.server.server
-            server._forget_at = w.network.now
+            purge_in_next_turn(server, w.network.now)
             mine = protocol.registration(PASSWORD, b"s" * 16)
             alice.client.say(mine, w.network.now)
             for data in alice.client.datagrams(w.network.now):
@@ -1101,7 +1103,7 @@ class OperatorTest(AccountTestCase):
                 w.client("alice", credentials=knows())
                 w.run(30)
             self.assertFalse(w.server.store.accounts())
-            self.assertEqual(w.server.server._room.members, {})
+            self.assertEqual(views.members(w.server.server), {})
 
 
 class MembersOnlyTest(AccountTestCase):
@@ -1209,7 +1211,7 @@ class PasswordTest(AccountTestCase):
         )
         self.assertIsNone(alice.client.failure)
         self.assertEqual(len(handshake_packets(w, "alice", *PROVEN)), proven)
-        self.assertEqual(w.server.server._room.members, {})
+        self.assertEqual(views.members(w.server.server), {})
         w.server.kill()
         w.server.path = path
         w.server.start()
@@ -1230,9 +1232,9 @@ class PasswordTest(AccountTestCase):
                 alice = w.client("alice", credentials=knows())
                 w.network.faults = Faults(blackouts=((0.0, 99.0),))
                 w.run(0.1)
-                assert alice.client._attempt
+                handshake = views.handshake(alice.client)
                 challenge = Challenge(
-                    alice.client._attempt.nonce,
+                    handshake.nonce,
                     b"session!",
                     protocol.GROUP.pad(5),
                     bad_salt,
@@ -1241,7 +1243,7 @@ class PasswordTest(AccountTestCase):
                 data = protocol.format_handshake(challenge)
                 alice.receive(data, SERVER, w.network.now)
                 self.assertIn("something dangerous", alice.client.failure or "")
-                self.assertIsNone(alice.client._attempt.proven)
+                self.assertIsNone(handshake.proven)
 
     def test_who_mistypes_the_password_can_type_it_again(self) -> None:
         with world() as w:
@@ -1306,7 +1308,7 @@ class PasswordTest(AccountTestCase):
         with world() as w:
             (bob,) = w.joined("bob")
             alice = w.client("alice", credentials=registers())
-            with mock.patch.object(w.server.server._brake, "wait", return_value=300.0):
+            with mock.patch.object(Brake, "wait", return_value=300.0):
                 w.run(5)
                 for number in range(5):
                     alice.say(f"#{number}")
@@ -1427,18 +1429,19 @@ class BrakeInTheServerTest(AccountTestCase):
             self.check_that_she_comes_back(w, alice)
 
     def check_that_she_comes_back(self, w: World, alice: ClientEnd) -> None:
-        before, shown = alice.client._session, alice.texts()
+        before, shown = views.session(alice.client), alice.texts()
         rejoin(alice)
         w.run(5)
-        self.assertTrue(alice.client._session is not before, "she has not come back")
+        after = views.session(alice.client)
+        self.assertTrue(after is not before, "she has not come back")
         self.assertEqual(alice.texts(), shown)
 
     def test_nobody_is_kept_out_though_the_whole_world_guesses(self) -> None:
         with world() as w:
             add_accounts(w, "alice")
-            brake = w.server.server._brake
             for number in range(FAILURES_OF_NAME):
-                brake.fail("alice", f"botnet {number // 4}", w.network.now)
+                network = f"botnet {number // 4}"
+                note_failed_login(w.server.server, "alice", network, w.network.now)
             self.assertEqual(try_login(w, "home", PASSWORD), LET_IN)
 
     def test_a_refusal_to_try_costs_no_arithmetic(self) -> None:
@@ -1457,8 +1460,6 @@ class BrakeInTheServerTest(AccountTestCase):
             w.run(0)
             server, now = w.server.server, w.network.now
             for end in ends:
-                attempt = end.client._attempt
-                assert attempt
                 for data in end.client.datagrams(now):
                     server.receive_untrusted(data, (end.host, 7890), now)
             name = "server_secret_untrusted"

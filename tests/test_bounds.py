@@ -20,7 +20,6 @@ from chatserver import (
     ROOM_KEY,
     Brake,
     Sparing,
-    State,
     StoreError,
 )
 from protocol import (
@@ -35,7 +34,17 @@ from protocol import (
     Prove,
     format_handshake,
 )
+from tests import views
 from tests.accounts import add_accounts, knows
+from tests.actions import (
+    end_session,
+    give_instance,
+    leaving_lines,
+    look_at_session,
+    rejoin,
+    stop_pacing,
+    time_out,
+)
 from tests.network import HEALTHY, LOST
 from tests.observed import marked
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
@@ -58,9 +67,11 @@ class DoorTest(unittest.TestCase):
                 address = (f"127.0.{number // 256}.{number % 256}", 7890)
                 for record in (hello, join, prove):
                     server.receive_untrusted(format_handshake(record), address, w.network.now)
-            self.assertEqual(len(server._handshakes), 0)
-            self.assertEqual(server._door._knocks, {})
-            kinds = [protocol.parse_handshake_untrusted(data) for data, _ in server._replies]
+            self.assertEqual(views.queued_handshakes(server), 0)
+            self.assertEqual(views.challenged_hosts(server), [])
+            kinds = [
+                protocol.parse_handshake_untrusted(data) for data, _ in views.replies_due(server)
+            ]
             self.assertEqual([type(kind) for kind in kinds], [Cookie, Cookie, Gone] * 1000)
 
     def test_what_a_proven_address_repeats_waits_once_and_is_answered_the_same(self) -> None:
@@ -73,14 +84,14 @@ class DoorTest(unittest.TestCase):
             server, address = w.server.server, ("stranger", 7890)
             for _ in range(3):
                 server.receive_untrusted(format_handshake(join), address, w.network.now)
-            self.assertEqual(len(server._handshakes), 3)
+            self.assertEqual(views.queued_handshakes(server), 3)
             with mock.patch.object(
                 protocol, "server_public", wraps=protocol.server_public
             ) as power:
                 server.handle(w.network.now, 0)
             self.assertEqual(power.call_count, 1)
-            challenges = {data for data, _ in server._replies}
-            self.assertEqual((len(server._replies), len(challenges)), (3, 1))
+            challenges = {data for data, _ in views.replies_due(server)}
+            self.assertEqual((len(views.replies_due(server)), len(challenges)), (3, 1))
 
     def knock(self, w: World, host: str, count: int = 1, name: str = "mallory") -> None:
         """So many JOINs from there with good cookies; those of one name differ in their nonce."""
@@ -88,7 +99,7 @@ class DoorTest(unittest.TestCase):
         w.network.ends[host] = Deaf()
         for number in range(count):
             hello = Hello(protocol.VERSION, name, number.to_bytes(16, "big"), PUBLIC)
-            cookie = server._door.cookie(hello, address, now).cookie
+            cookie = views.cookie_for(server, hello, address, now)
             join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
             server.receive_untrusted(format_handshake(join), address, now)
             server.handle(now, 0)
@@ -101,24 +112,25 @@ class DoorTest(unittest.TestCase):
         ):
             self.knock(w, "elsewhere")
             self.knock(w, "lan", 9)
-            door = w.server.server._door
-            hosts = [address[0] for address, _ in door._knocks]
+            server = w.server.server
+            hosts = views.challenged_hosts(server)
             self.assertEqual(hosts, ["elsewhere", "lan", "lan", "lan"])
-            self.assertEqual(door._counts, {"elsewhere": 1, "lan": 3})
+            self.assertEqual(views.challenges_by_network(server), {"elsewhere": 1, "lan": 3})
             for host in ("one", "two", "three"):
                 self.knock(w, host)
-            hosts = [address[0] for address, _ in door._knocks]
+            hosts = views.challenged_hosts(server)
             self.assertEqual(hosts, ["lan", "lan", "one", "two", "three"])
             w.run(TIMING.cookie_life + 1)
             self.knock(w, "four")
-            self.assertEqual(door._counts, {"four": 1})
+            self.assertEqual(views.challenges_by_network(server), {"four": 1})
 
     def test_one_nonce_under_many_names_is_one_challenge(self) -> None:
         with world() as w:
             for number in range(20):
                 self.knock(w, "lan", name=f"mallory{number}")
-            door = w.server.server._door
-            self.assertEqual((len(door._knocks), door._counts), (1, {"lan": 1}))
+            server = w.server.server
+            self.assertEqual(views.challenged_hosts(server), ["lan"])
+            self.assertEqual(views.challenges_by_network(server), {"lan": 1})
 
     def test_who_replaces_itself_again_and_again_makes_no_neighbour_wait(self) -> None:
         options, timing = replace(OPTIONS, rate=1), replace(TIMING, probe=0.01, first_timeout=0.1)
@@ -127,7 +139,8 @@ class DoorTest(unittest.TestCase):
             for _ in range(20):
                 w.network.ends["lan"] = Deaf()  # as a program that has crashed
                 w.join("alice", "lan")
-            comings = [line for line in w.server.server._room.log.lines if line.endswith(b" HI")]
+            room = views.room_log(w.server.server)
+            comings = [line for line in room.lines if line.endswith(b" HI")]
             self.assertLess(len(comings), 4 + w.network.now)
             since = w.network.now
             w.join("bob", "lan port 1")
@@ -144,12 +157,12 @@ class DoorTest(unittest.TestCase):
             w.join("carol", "elsewhere")
             w.run(20)
             self.assertEqual(self.count_joined(ends), 20)
-            sessions = set(w.server.server._sessions)
+            sessions = set(views.sessions(w.server.server))
             for end in ends:
-                end.client._join_again(w.network.now)
-                w.server.server._end(session_of(w, end.client.username))
+                rejoin(end)
+                end_session(w, end.client.username)
             w.run(1)  # who is in can always come back
-            self.assertEqual(len(set(w.server.server._sessions) - sessions), 20)
+            self.assertEqual(len(set(views.sessions(w.server.server)) - sessions), 20)
 
     def test_without_a_rate_there_is_no_such_limit(self) -> None:
         with world(options=replace(OPTIONS, rate=0)) as w, mock.patch("chatserver.COMINGS", 2):
@@ -161,7 +174,7 @@ class DoorTest(unittest.TestCase):
         with world() as w, mock.patch("chatserver.NETWORKS", 3):
             for number, host in enumerate(("one", "two", "three", "one port 1", "four")):
                 w.join(f"guest{number}", host)
-            self.assertEqual(list(w.server.server._comings), ["three", "one", "four"])
+            self.assertEqual(views.limited_networks(w.server.server), ["three", "one", "four"])
 
     def test_guests_do_not_fill_the_room_for_who_has_an_account(self) -> None:
         for members_only in (False, True):
@@ -202,31 +215,29 @@ class TurnTest(unittest.TestCase):
         with world() as w:
             alice, _ = w.joined("alice", "bob")
             w.run(1)
-            room, session = w.server.server._room, session_of(w, "alice")
-            w.network.at(w.network.now, "alice", lambda: alice.client._join_again(w.network.now))
+            rejoin(alice)
             proof = self.held_proof(w, alice)
-            room.leave(session.member, State.WRITTEN_OUT, "timed out")
-            w.server.server._end(session)
+            time_out(w, "alice")
             self.turn(w, alice=proof)
-            self.assertEqual(set(room.members), {"alice", "bob"})
-            self.assertIs(session_of(w, "alice").member, room.members["alice"])
-            lines = [line.split(b" ", 1)[1] for line in room.log.lines]
+            members = views.members(w.server.server)
+            self.assertEqual(set(members), {"alice", "bob"})
+            self.assertIs(session_of(w, "alice").member, members["alice"])
+            lines = [line.split(b" ", 1)[1] for line in views.room_log(w.server.server).lines]
             self.assertEqual(lines[-2:], [b"alice EX timed out", b"alice HI"])
 
     def test_a_message_in_the_turn_that_writes_its_reader_out_is_kept(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            server, session = w.server.server, session_of(w, "bob")
-            with mock.patch.object(server, "_take_lines", side_effect=(None,)):
+            member = session_of(w, "bob").member
+            with leaving_lines(w.server.server):
                 alice.say("DM bob #psst")
                 w.run(0.1)
-            server._room.leave(session.member, State.WRITTEN_OUT, "timed out")
-            server._end(session)
-            server._active[session_of(w, "alice").id] = session_of(w, "alice")
+            time_out(w, "bob")
+            look_at_session(w, "alice")
             self.turn(w)
-            self.assertEqual(session.member.inbox.unread, 1)
-            bob.client._join_again(w.network.now)
+            self.assertEqual(member.inbox.unread, 1)
+            rejoin(bob)
             w.run(5)
             self.assertEqual(marked(bob), ["alice -> you: #psst"])
 
@@ -235,11 +246,11 @@ class TurnTest(unittest.TestCase):
             proofs = {}
             for name in ("alice", "bob"):
                 end = w.client(name)
-                end.client._instance = b"the same for two"
+                give_instance(end.client, b"the same for two")
                 proofs[name] = self.held_proof(w, end)
             self.turn(w, **proofs)
-            self.assertEqual(list(w.server.server._room.members), ["alice"])
-            (refusal,) = [d for d, _ in w.server.server._replies if b"REFUSED" in d]
+            self.assertEqual(list(views.members(w.server.server)), ["alice"])
+            (refusal,) = [d for d, _ in views.replies_due(w.server.server) if b"REFUSED" in d]
             self.assertIn(b"this client is alice's", refusal)
 
 
@@ -247,15 +258,15 @@ class RateTest(unittest.TestCase):
     def test_joining_again_brings_no_new_burst(self) -> None:
         with world() as w:
             alice, bob = w.joined("alice", "bob")
-            alice.client._delivery.bucket = protocol.Bucket(0, 0)
+            stop_pacing(alice.client)
             alice.say(*(f"#{number}" for number in range(200)))
             sessions = set()
             for _ in range(4):
                 w.run(1)
                 sessions.add(session_of(w, "alice").id)
-                w.server.server._end(session_of(w, "alice"))
+                end_session(w, "alice")
                 w.run(1)
-                alice.client._delivery.bucket = protocol.Bucket(0, 0)
+                stop_pacing(alice.client)
             self.assertEqual(len(sessions), 4)
             self.assertAlmostEqual(len(marked(bob)), 60 + 8 * 12.5, delta=20)
 
@@ -265,7 +276,7 @@ class RateTest(unittest.TestCase):
             (bob,) = w.joined("bob")
             for number in range(6):
                 alice = w.join("alice", f"desk {number}", knows())
-                alice.client._delivery.bucket = protocol.Bucket(0, 0)
+                stop_pacing(alice.client)
                 alice.say(*(f"#{number}.{line}" for line in range(60)))
                 w.run(1)
             self.assertLess(len(marked(bob)), 60 + 7 * 12.5)
@@ -306,9 +317,8 @@ class HistoryTest(unittest.TestCase):
                 w.run(1)
                 if is_restarted:
                     w.restart()
-                assert bob.client._session
-                bob.client._session.channel.readers[LogId.ROOM].cursor = 0
-                bob.client._join_again(w.network.now)
+                views.session(bob.client).channel.readers[LogId.ROOM].cursor = 0
+                rejoin(bob)
                 w.run(5)
                 texts = [text.rpartition(": ")[2] for text in marked(bob)]
                 self.assertEqual(texts, ["#3", "#4", "#3", "#4"])
@@ -318,13 +328,12 @@ class HistoryTest(unittest.TestCase):
             (alice,) = w.joined("alice")
             alice.say("#old")
             w.run(1)
-            log = w.server.server._room.log
+            log = w.server.store.log(ROOM_KEY)
             for number in range(100):
                 log.stage(b"1600000000 guest%d HI" % number)
             w.server.store.commit()
             bob = w.join("bob")
             w.run(1)
-            assert bob.client._session
             self.assertEqual(session_of(w, "bob").member.first, log.end - 1 - 50)
             self.assertEqual(marked(bob), [])
 
@@ -335,7 +344,7 @@ class TablesTest(unittest.TestCase):
             (alice,) = w.joined("alice")
             alice.leave()
             w.run(1)
-            (session,) = w.server.server._sessions.values()
+            (session,) = views.sessions(w.server.server).values()
             reader = session.channel.readers[LogId.LINES]
             self.assertEqual(reader.cursor, session.member.lines)
             early = protocol.Part(LogId.LINES, reader.cursor, (b"PM x",) * 9)
@@ -350,11 +359,11 @@ class TablesTest(unittest.TestCase):
             w.run(1)
             self.assertEqual([end.client.failure for end in ends], [None] * 6)
             self.assertTrue(all(end.client.has_left for end in ends))
-            left = [session.member.name for session in w.server.server._sessions.values()]
+            left = [session.member.name for session in views.sessions(w.server.server).values()]
             self.assertEqual(left, names[3:])
             w.run(TIMING.linger)
-            self.assertEqual(w.server.server._sessions, {})
-            self.assertEqual(w.server.server._lingering, {})
+            self.assertEqual(views.sessions(w.server.server), {})
+            self.assertEqual(views.draining_sessions(w.server.server), {})
 
     def test_a_takeover_while_many_linger_hurts_nobody(self) -> None:
         with world() as w, mock.patch("chatserver.LINGERING", 1):
@@ -374,12 +383,11 @@ class TablesTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            room = w.server.server._room
-            roster = room.roster()
-            self.assertIs(room.roster()[0], roster[0])
+            server = w.server.server
+            self.assertIs(views.roster(server)[0], views.roster(server)[0])
             w.join("carol").leave()
             w.run(1)
-            self.assertIs(room.roster()[0], room.roster()[0])
+            self.assertIs(views.roster(server)[0], views.roster(server)[0])
             alice.say("WHO")
             w.run(1)
             self.assertEqual(alice.texts()[-1], "* here: alice, bob")
@@ -392,7 +400,7 @@ class TablesTest(unittest.TestCase):
         brake = Brake(TIMING)
         for number in range(50):
             brake.fail("alice", "lan", number / 100)
-        counts = {key: len(failures.times) for key, failures in brake._failures.items()}
+        counts = {key: len(failures.times) for key, failures in views.failed_logins(brake).items()}
         self.assertEqual(counts["alice", "lan"], FAILURES_OF_BOTH)
         self.assertEqual(counts["", "lan"], FAILURES_OF_NETWORK)
         self.assertEqual(counts["alice", ""], 50)
@@ -401,15 +409,16 @@ class TablesTest(unittest.TestCase):
         blocks = protocol.RoomBlocks(b"r" * 32)
         for number in range(3000):
             blocks.seal(protocol.Part(LogId.ROOM, number, (b"x",)))
-            self.assertLessEqual(len(blocks._sealed), 256)
+            self.assertLessEqual(len(views.sealed_blocks(blocks)), 256)
 
     def test_what_nobody_echoes_is_remembered_only_so_far(self) -> None:
         channel = protocol.Channel(TIMING, 0.0, {LogId.LINES: 0}, {LogId.ROOM: 0})
         for now in range(3000):
             channel.ask(now)
             self.assertEqual(len(channel.packets(now, {LogId.ROOM: protocol.Log()})), 1)
-        self.assertEqual(len(channel._unanswered), 4 * protocol.MAXIMUM_WINDOW)
-        self.assertEqual(channel._unanswered[-1], (3000, 2999))
+        unanswered = views.unanswered_packets(channel)
+        self.assertEqual(len(unanswered), 4 * protocol.MAXIMUM_WINDOW)
+        self.assertEqual(unanswered[-1], (3000, 2999))
 
 
 class FileTest(unittest.TestCase):
@@ -419,8 +428,8 @@ class FileTest(unittest.TestCase):
             for _ in range(500):
                 log.stage(b"x" * protocol.MAX_LINE)
             w.server.store.commit()
-            ((pages,),) = w.server.store._query("PRAGMA page_count")
-            ((size,),) = w.server.store._query("PRAGMA page_size")
+            ((pages,),) = views.query(w.server.store, "PRAGMA page_count")
+            ((size,),) = views.query(w.server.store, "PRAGMA page_size")
             self.assertLess(pages * size, 1.3 * 500 * protocol.MAX_LINE)
 
     def test_instances_are_counted_each_minute(self) -> None:
@@ -428,7 +437,7 @@ class FileTest(unittest.TestCase):
             for number in range(8):
                 w.join(f"guest{number}").leave()
             w.run(FORGET_EVERY)
-            self.assertEqual(w.server.store._query("SELECT count(*) FROM instances"), [(3,)])
+            self.assertEqual(views.query(w.server.store, "SELECT count(*) FROM instances"), [(3,)])
 
     def test_what_nobody_owns_is_forgotten_so_many_lines_at_a_time(self) -> None:
         with world() as w, mock.patch("chatserver.ORPHANED_AT_ONCE", 100):
@@ -439,9 +448,9 @@ class FileTest(unittest.TestCase):
             store.commit()
             left = []
             while store.forget(0):
-                left.append(store._query("SELECT count(*) FROM lines")[0][0])
+                left.append(views.query(store, "SELECT count(*) FROM lines")[0][0])
             self.assertEqual(left, [200, 100, 0])
-            self.assertEqual(store._query("SELECT * FROM logs"), [])
+            self.assertEqual(views.query(store, "SELECT * FROM logs"), [])
 
     def test_the_oldest_lines_of_the_room_make_way(self) -> None:
         for keep_days in (0, 30):

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Final
 from unittest import mock
 
+import chatclient
 import protocol
 from chatclient import MAX_BACKLOG, SALTS, SALTS_RATE, Client, Credentials
 from protocol import (
@@ -28,7 +29,9 @@ from protocol import (
     format_handshake,
     parse_handshake_untrusted,
 )
+from tests import views
 from tests.accounts import add_accounts, knows
+from tests.actions import drop_outbox, start_handshake, stop_pacing, supersede_handshake
 from tests.network import HEALTHY, LOST
 from tests.room import SERVER, ClientEnd, World, session_of, world
 
@@ -178,13 +181,12 @@ class StrangerTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            client = alice.client
-            client._join_again(w.network.now)
-            assert client._attempt
-            client._former = client._attempt
+            start_handshake(alice.client, w.network.now)
+            supersede_handshake(alice.client)
+            self.assertIsNotNone(views.superseded_handshake(alice.client))
             bob.say("#hello")
             w.run(0.1)
-            self.assertIsNone(client._former)
+            self.assertIsNone(views.superseded_handshake(alice.client))
 
     def test_a_stranger_does_not_write_upon_the_screen(self) -> None:
         number = count()
@@ -231,7 +233,7 @@ class StrangerTest(unittest.TestCase):
             self.assertLess(slow.call_count, SALTS + 600 * SALTS_RATE)
             w.server.start()
             w.run(90)
-            self.assertIn("alice", w.server.server._room.members)
+            self.assertIn("alice", views.members(w.server.server))
             self.assertEqual(alice.texts()[-1], "* connected")
 
 
@@ -250,8 +252,7 @@ class ServerTest(unittest.TestCase):
 
     def tell(self, log: LogId, *lines: str, taken: int = 1) -> None:
         """The client's next lines of a log; ``taken`` is the server's cursor."""
-        session = self.client._session
-        assert session
+        session = views.session(self.client)
         first = session.channel.readers[log].cursor
         part = Part(log, first, tuple(line.encode() for line in lines))
         packet = Packet(next(self.numbers), 0, 0, False, (taken, 0, 0), (part,))
@@ -259,7 +260,7 @@ class ServerTest(unittest.TestCase):
         self.alice.receive(data, SERVER, self.w.network.now)
 
     def test_who_says_goodbye_again_and_again_is_left_once(self) -> None:
-        with mock.patch.object(self.client, "_new_attempt", wraps=self.client._new_attempt) as new:
+        with mock.patch.object(chatclient, "Attempt", wraps=chatclient.Attempt) as new:
             for log in (LogId.NOTICES, LogId.ROOM):
                 self.tell(log, *["1 * BYE"] * 30)
             self.assertEqual(new.call_count, 1)
@@ -283,11 +284,9 @@ class ServerTest(unittest.TestCase):
     def test_what_is_taken_and_never_shown_holds_back_a_pipe(self) -> None:
         for number in range(MAX_BACKLOG):
             self.client.say(Public(f"#{number}"), self.w.network.now)
-        self.client._delivery.bucket = protocol.Bucket(0, 0)
+        stop_pacing(self.client)
         self.w.run(0.01)
-        session = self.client._session
-        assert session
-        self.client._delivery.outbox.drop(self.client._delivery.outbox.end)
+        drop_outbox(self.client)
         self.assertEqual(self.client.backlog, MAX_BACKLOG)
 
     def test_nothing_that_it_says_is_shown_but_clean_texts_of_names_that_can_be(self) -> None:
@@ -310,8 +309,7 @@ class ServerTest(unittest.TestCase):
         self.assertEqual(self.alice.texts()[before:], shown)
 
     def test_lines_that_no_cursor_can_count_are_refused(self) -> None:
-        session = self.client._session
-        assert session
+        session = views.session(self.client)
         reader = session.channel.readers[LogId.ROOM]
         reader.cursor = reader.received = 2**32 - 3
         self.tell(LogId.ROOM, "1 bob PM one", "1 bob PM two")

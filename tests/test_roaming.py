@@ -7,6 +7,7 @@ from typing import Final
 
 import protocol
 from protocol import Packet
+from tests import views
 from tests.network import HEALTHY, LOST, Faults
 from tests.observed import handshakes_begun, marked, sent_to
 from tests.room import (
@@ -207,8 +208,7 @@ class StayingTest(unittest.TestCase):
         with world() as w:
             mallory, bob = w.joined("mallory", "bob")
             w.run(1)
-            session = mallory.client._session
-            assert session
+            session = views.session(mallory.client)
             following = session_of(w, "mallory").channel.number
             for number, echo in enumerate((0, *range(following, following + 50)), 1000):
                 packet = Packet(number, echo, 0, False, (0, 0, 0), ())
@@ -231,8 +231,7 @@ class StayingTest(unittest.TestCase):
         with world() as w:
             (mallory,) = w.joined("mallory")
             w.run(1)
-            session = mallory.client._session
-            assert session
+            session = views.session(mallory.client)
             numbers = []
             for number, (echo, asks, source) in enumerate(
                 ((0, False, "victim"), (0, True, "mallory")), 1000

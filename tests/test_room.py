@@ -32,6 +32,8 @@ from protocol import (
     LogId,
     format_handshake,
 )
+from tests import views
+from tests.actions import expel, rejoin, start_handshake, stop_pacing, unreadable_file
 from tests.network import BAD, Faults
 from tests.observed import marked, was_sent
 from tests.room import EPOCH, OPTIONS, SERVER, ClientEnd, World, ignore, session_of, world
@@ -187,20 +189,21 @@ class DeliveryTest(unittest.TestCase):
         with world() as w:
             w.joined("alice")
             w.run(2)
-            server = w.server.server
-            server._put_out(session_of(w, "alice"), "", w.network.now)
+            expel(w, "alice", "")
             w.run(protocol.TIMING.linger - 1)
-            self.assertEqual(len(server._sessions), 1)
+            self.assertEqual(len(views.sessions(w.server.server)), 1)
             w.run(2)
-            self.assertEqual(len(server._sessions), 0)
+            self.assertEqual(len(views.sessions(w.server.server)), 0)
 
     def test_a_resumed_member_who_is_never_heard_again_is_written_out(self) -> None:
         """Nothing was sent to it in that session that could be late."""
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(30)
-            alice.client._join_again(w.network.now)
-            self.assertTrue(w.network.run(w.network.now + 9, lambda: alice.client._attempt is None))
+            start_handshake(alice.client, w.network.now)
+            self.assertTrue(
+                w.network.run(w.network.now + 9, lambda: not views.find_handshake(alice.client))
+            )
             w.network.muted = {"alice"}
             w.run(protocol.TIMING.server_silence + 5)
             self.assertIn("* alice left (timed out)", bob.texts())
@@ -216,9 +219,7 @@ class DeliveryTest(unittest.TestCase):
     def test_a_member_that_writes_too_fast_is_slowed_and_loses_nothing(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
             alice, bob = w.joined("alice", "bob")
-            alice.client._delivery.bucket = protocol.Bucket(
-                0, 0
-            )  # a client that does not pace itself
+            stop_pacing(alice.client)  # a client that does not pace itself
             alice.say(*(f"#{n}" for n in range(200)))
             w.run(5)
             self.assertAlmostEqual(len(marked(bob)), 60 + 5 * 12.5, delta=2)
@@ -228,7 +229,7 @@ class DeliveryTest(unittest.TestCase):
     def test_a_slowed_members_lines_come_as_soon_as_its_rate_allows(self) -> None:
         with world(options=replace(OPTIONS, rate=10)) as w:
             alice, _ = w.joined("alice", "bob")
-            alice.client._delivery.bucket = protocol.Bucket(0, 0)
+            stop_pacing(alice.client)
             alice.say(*(f"#{n}" for n in range(100)))
             w.run(2)
             before = len(w.network.sent)
@@ -260,7 +261,7 @@ class DeliveryTest(unittest.TestCase):
                 for data in end.client.datagrams(now):
                     w.server.server.receive_untrusted(data, (end.host, 7890), now)
             w.server.server.handle(now, 0)
-            order = [line.split()[1] for line in w.server.server._room.log.staged]
+            order = [line.split()[1] for line in views.room_log(w.server.server).staged]
             self.assertLess(order.index(b"bob"), 2)
 
     def test_a_member_that_does_not_read_its_answers_fills_no_memory(self) -> None:
@@ -270,7 +271,7 @@ class DeliveryTest(unittest.TestCase):
             ignore(alice, LogId.NOTICES)
             alice.say(*["WHO"] * 500)
             w.run(20)
-            (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "alice")
+            session = session_of(w, "alice")
             self.assertEqual(len(session.logs[LogId.NOTICES].lines), UNREAD_NOTICES)
             bob.say("#still here")
             w.run(1)
@@ -329,7 +330,7 @@ class HistoryTest(unittest.TestCase):
             (alice,) = w.joined("alice")
             alice.say("#1", "#2", "#3", "#4")
             w.run(1)
-            room = w.server.server._room.log
+            room = w.server.store.log(ROOM_KEY)
             for _ in range(3000):
                 room.stage(b"1600000000 someone HI")
             w.server.store.commit()
@@ -408,7 +409,8 @@ class PruningTest(unittest.TestCase):
                 w.server.epoch += days * DAY
             w.server.epoch += 31 * DAY
             w.run(PRUNE_EVERY)
-            self.assertEqual(w.server.server._room.log.oldest, w.server.server._room.log.end)
+            log = views.room_log(w.server.server)
+            self.assertEqual(log.oldest, log.end)
 
     def test_what_nobody_owns_is_gone_soon_though_little_by_little(self) -> None:
         with world() as w:
@@ -416,14 +418,14 @@ class PruningTest(unittest.TestCase):
                 w.server.store.log(b"%d" % number).stage(b"psst")
             w.server.store.commit()
             w.run(FORGET_EVERY + 5)
-            self.assertEqual(w.server.store._query("SELECT * FROM logs"), [])
+            self.assertEqual(views.query(w.server.store, "SELECT * FROM logs"), [])
 
     def test_a_running_server_forgets_too_and_a_little_at_a_time(self) -> None:
         with world(options=self.OPTIONS) as w:
             (alice,) = w.joined("alice")
             alice.say(*(f"#{n}" for n in range(2 * PRUNED_AT_ONCE)))
             w.run(20)
-            log = w.server.server._room.log
+            log = views.room_log(w.server.server)
             self.assertEqual(log.oldest, 0)
             w.server.epoch += 31 * DAY
             w.network.run(PRUNE_EVERY - 1)
@@ -490,7 +492,7 @@ class PresenceTest(unittest.TestCase):
     def told(self, w: World, since: float) -> list[float]:
         """When lines left the server for alice."""
         sent = (each for each in w.network.sent if (each.source, each.target) == (SERVER, "alice"))
-        return [it.at for it in sent if it.at >= since and len(it.data) > protocol._OVERHEAD]
+        return [it.at for it in sent if it.at >= since and len(it.data) > views.PACKET_OVERHEAD]
 
     def test_many_who_come_at_once_are_told_together_but_for_the_first(self) -> None:
         with world() as w:
@@ -539,7 +541,7 @@ class PresenceTest(unittest.TestCase):
         with world() as w:
             alice, bob = w.joined("alice", "bob")
             w.run(1)
-            (session,) = (s for s in w.server.server._sessions.values() if s.member.name == "bob")
+            session = session_of(w, "bob")
             bob.is_up = False
             w.network.run(session.channel.heard_at + 74.99)
             self.assertNotIn("* bob left (timed out)", alice.texts())
@@ -746,7 +748,7 @@ class PresenceTest(unittest.TestCase):
     def test_who_left_is_forgotten_after_a_month(self) -> None:
         with world() as w:
             (bob,) = w.joined("bob")
-            key = w.server.server._room.members["bob"].key
+            key = views.members(w.server.server)["bob"].key
             bob.leave()
             w.run(1)
             for days, is_known in ((29, True), (2, False)):
@@ -873,7 +875,7 @@ class RestartTest(unittest.TestCase):
             w.run(3)
             w.server.start()  # which tells alice, who has nothing to say and so had not noticed
             w.run(1)
-            self.assertEqual(len(w.server.server._sessions), 1)
+            self.assertEqual(len(views.sessions(w.server.server)), 1)
             self.assertEqual(alice.texts(), ["* here: alice"])
 
     def test_members_are_back_soon_however_often_the_server_dies(self) -> None:
@@ -918,9 +920,9 @@ class RestartTest(unittest.TestCase):
             now = w.network.now
             w.network.faults = replace(w.network.faults, blackouts=((now, now + 6),))
             w.run(6)
-            self.assertEqual(len(w.server.server._sessions), 0)
+            self.assertEqual(len(views.sessions(w.server.server)), 0)
             w.run(2)
-            self.assertEqual(len(w.server.server._sessions), 1)
+            self.assertEqual(len(views.sessions(w.server.server)), 1)
             self.assertEqual(alice.texts(), ["* here: alice"])
 
     def test_who_is_back_is_not_told_again(self) -> None:
@@ -1303,8 +1305,8 @@ class LeavingTest(unittest.TestCase):
             w.run(0.02)
             w.network.muted = {SERVER}  # which takes it, and cannot say that it refuses it
             w.run(0.02)
-            assert alice.client._session
-            alice.client._session.channel.writers[LogId.LINES].acknowledge(2)  # that came, though
+            channel = views.session(alice.client).channel
+            channel.writers[LogId.LINES].acknowledge(2)  # that came, though
             alice.leave()
             w.run(70)
             self.assertEqual(alice.client.failure, "1 line may not have arrived")
@@ -1321,7 +1323,7 @@ class LeavingTest(unittest.TestCase):
             other.leave()
             w.run(15)
             w.network.unplugged = set()
-            members = w.server.server._room.members
+            members = views.members(w.server.server)
             self.assertTrue(w.network.run(w.network.now + 15, lambda: "alice" in members))
             w.network.muted = {"alice"}  # she hears, and is not heard
             alice.leave()
@@ -1435,11 +1437,10 @@ class JoiningTest(unittest.TestCase):
         with world() as w, self.assertLogs("chatserver", "ERROR"):
             w.joined("alice")
             w.run(1)
-            w.server.store._file.set_progress_handler(lambda: 1, 1)  # interrupts every statement
-            carol = w.client("carol")
-            w.run(5)
-            self.assertFalse(carol.client.has_joined)
-            w.server.store._file.set_progress_handler(None, 1)
+            with unreadable_file(w.server.store):
+                carol = w.client("carol")
+                w.run(5)
+                self.assertFalse(carol.client.has_joined)
             w.run(10)
             self.assertTrue(carol.client.has_joined)
 
@@ -1450,10 +1451,9 @@ class JoiningTest(unittest.TestCase):
             bob.is_up = False
             alice.say(*(f"#{n}" for n in range(3000)))
             w.run(40)
-            w.server.store._file.set_progress_handler(lambda: 1, 1)
-            bob.is_up = True
-            w.run(10)
-            w.server.store._file.set_progress_handler(None, 1)
+            with unreadable_file(w.server.store):
+                bob.is_up = True
+                w.run(10)
             w.run(40)
             self.assertEqual(marked(bob), [f"alice: #{n}" for n in range(3000)])
 
@@ -1483,7 +1483,7 @@ class JoiningTest(unittest.TestCase):
             with self.subTest(seed=seed), world(seed, BAD) as w:
                 alice, bob = w.joined("alice", "bob")
                 for turn in range(8):
-                    alice.client._join_again(w.network.now)
+                    rejoin(alice)
                     for number in range(30):
                         bob.say(f"#{turn}.{number}")
                         w.run(0.11)
@@ -1505,8 +1505,7 @@ class JoiningTest(unittest.TestCase):
             alice = w.client("alice")
             w.network.faults = Faults(blackouts=((0.0, 99.0),))
             w.run(0.1)
-            assert alice.client._attempt
-            nonce = alice.client._attempt.nonce
+            nonce = views.handshake(alice.client).nonce
             challenge = Challenge(nonce, b"s" * 8, protocol.GROUP.pad(5), b"salt", 600_000)
             alice.receive(format_handshake(challenge), SERVER, w.network.now)
             self.assertIn("needs its password", alice.client.failure or "")

@@ -29,7 +29,9 @@ from protocol import (
     format_handshake,
     parse_handshake_untrusted,
 )
+from tests import views
 from tests.accounts import add_accounts, knows, registers
+from tests.actions import rejoin
 from tests.attacks import (
     HIGH,
     NONCE,
@@ -59,7 +61,6 @@ from tests.room import (
     address_of,
     deliver,
     intercepted,
-    rejoin,
     replies,
     session_of,
     world,
@@ -87,7 +88,7 @@ def clients(w: World) -> list[ClientEnd]:
 
 
 def picture(w: World) -> Picture:
-    sessions = {id: session.address for id, session in w.server.server._sessions.items()}
+    sessions = {id: session.address for id, session in views.sessions(w.server.server).items()}
     return Picture(dump(w.server.path), sessions, {c.host: c.texts() for c in clients(w)})
 
 
@@ -187,7 +188,7 @@ class HandshakeTest(InVirtualTime):
                 self.assertIsInstance(parse_handshake_untrusted(elsewhere), Cookie)
                 self.assertLessEqual(len(elsewhere), len(data))
                 self.assertEqual(replies(w, data), challenge)
-            self.assertEqual(w.server.server._sessions, {})
+            self.assertEqual(views.sessions(w.server.server), {})
 
     def test_a_join_whose_challenge_is_worthless_gets_nothing_but_a_cookie(self) -> None:
         with world() as w:
@@ -248,8 +249,7 @@ class ForgeryTest(InVirtualTime):
         with world() as w:
             _, mallory, _ = w.joined("alice", "mallory", "bob")
             w.run(1)
-            own = mallory.client._session
-            assert own
+            own = views.session(mallory.client)
             before, victim = picture(w), session_of(w, "alice").id
             guesses = Keys(bytes(32), bytes(32)), own.keys.client, own.keys.server, own.keys.prove
             for keys in guesses:
@@ -279,8 +279,7 @@ class ForgeryTest(InVirtualTime):
         with world() as w:
             mallory, *_ = w.joined("mallory", "bob", "alice")
             w.run(1)
-            own = mallory.client._session
-            assert own
+            own = views.session(mallory.client)
             before = picture(w)
             bobs = session_of(w, "bob")
             first = bobs.channel.writers[LogId.ROOM].cursor
@@ -344,8 +343,7 @@ class ForgeryTest(InVirtualTime):
         self.assertIn("* not let in again (forged): still trying", end.texts())
 
     def refuse_request(self, w: World, end: ClientEnd, code: Refusal) -> None:
-        assert end.client._attempt
-        refused = Refused(end.client._attempt.nonce, code.value, "forged")
+        refused = Refused(views.handshake(end.client).nonce, code.value, "forged")
         deliver(w, end.host, SERVER, format_handshake(refused))
 
     def test_hints_cost_two_questions_a_second_and_hold_nothing_back(self) -> None:
@@ -558,8 +556,7 @@ class AmplificationTest(InVirtualTime):
         with world() as w:
             (mallory,) = w.joined("mallory")
             w.run(1)
-            own = mallory.client._session
-            assert own
+            own = views.session(mallory.client)
             for data in shapes(own.id, own.keys.client, own.blocks, 1000):
                 sent = [reply for reply in sent_by_server(w, data) if reply[1] != ("mallory", 7890)]
                 self.assertEqual([target for _, target in sent], [address_of(STRANGER)])
