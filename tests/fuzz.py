@@ -46,6 +46,8 @@ import chatserver
 import protocol
 from chatclient import Client, Credentials
 from protocol import GROUP, Channel, Keys, Log, LogId, ProtocolError, RoomBlocks
+from tests import views
+from tests.actions import replaced_keystream, start_handshake
 from tests.network import HEALTHY, Datagram
 from tests.room import EPOCH, OPTIONS, PORT, SERVER, ClientEnd, Deaf, World, replies, world
 
@@ -101,7 +103,7 @@ VALUES: Final[tuple[object, ...]] = (
     *("", "*", "alice", "\0", "\ud800", "1", "0 0", "FF" * 16, [], {}, [[1]], {"type": 1}),
     *("00" * length for length in (1, 8, 16, 32, 256)),
     *(f"{public:0512x}" for public in PUBLICS),
-    *protocol._TYPES,
+    *views.RECORD_TYPES,
 )
 # Where a session packet has its fields, and a part: offset and size.
 NUMBER, ECHO = (9, 8), (17, 8)
@@ -109,8 +111,8 @@ CURSORS: Final = ((28, 4), (32, 4), (36, 4))
 FIELDS: Final = ((0, 1), (1, 8), NUMBER, ECHO, (25, 2), (27, 1), *CURSORS)
 FIRST: Final = (1, 4)
 PART_FIELDS: Final = ((0, 1), FIRST, (5, 2))
-BODY: Final = protocol._OVERHEAD
-PART: Final = protocol._PART_HEADER
+BODY: Final = views.PACKET_OVERHEAD
+PART: Final = views.PART_HEADER
 
 # Of the programs, what strangers reach; of the protocol that is everything.
 REACHED: Final = (
@@ -129,10 +131,7 @@ Trace: TypeAlias = Callable[[FrameType, str, object], Any]
 def captured() -> list[Datagram]:
     """A conversation in the clear: guests, one of whom moves, and an account from its registration
     to a login that takes over. For who has other keys, seals would make no difference."""
-    with (
-        mock.patch.object(protocol, "_xor_keystream", lambda data, key, nonce: data),
-        world(1, HEALTHY) as w,
-    ):
+    with replaced_keystream(lambda data, key, nonce: data), world(1, HEALTHY) as w:
         dora, emil = w.joined("dora", "emil")
         dora.say("hello", "DM emil psst", "WHO", "DM nobody psst", "DM dora note")
         w.run(1)
@@ -173,16 +172,16 @@ def sealed(clear: bytes, session: bytes, keys: Keys, blocks: RoomBlocks) -> byte
             if log == LogId.ROOM:
                 text = blocks.open(first, text)
             else:
-                text = protocol._xor_keystream(text, keys.seal, nonce)
+                text = views.xor_keystream(text, keys.seal, nonce)
             part = part[: PART.size] + text
-        body, digests = body + part, digests + protocol._digest(part)
-    return (header + protocol._mac(keys.tag, digests, 16) + body)[:LARGEST]
+        body, digests = body + part, digests + views.digest(part)
+    return (header + views.mac(keys.tag, digests, 16) + body)[:LARGEST]
 
 
 def sealed_record(clear: bytes, keys: Keys, context: bytes) -> tuple[bytes, bytes]:
     """(proof, sealed) of PROVE or WELCOME, which then still fits into a datagram."""
-    mixed = protocol._xor_keystream(clear[:500], keys.seal, b"")
-    return protocol._mac(keys.tag, context + mixed, 32), mixed
+    mixed = views.xor_keystream(clear[:500], keys.seal, b"")
+    return views.mac(keys.tag, context + mixed, 32), mixed
 
 
 def put(data: bytes, place: tuple[int, int], value: int) -> bytes:
@@ -286,7 +285,7 @@ class Dice(Random):
         """Mostly what can come next in the session whose other end has this channel."""
         clear, parts = clear[:BODY].ljust(BODY, b"\0"), split(clear[BODY:])
         cursors = (writer.next for writer in channel.writers.values())
-        values = channel._highest + 1, channel.number - 1, *cursors
+        values = views.highest_received(channel) + 1, channel.number - 1, *cursors
         for place, value in zip((NUMBER, ECHO, *CURSORS), values):
             if self.random() < 0.7:
                 clear = put(clear, place, value)
@@ -435,16 +434,16 @@ class Room:
         end.receive(data, SERVER, self._world.network.now)
 
     def member(self, clear: bytes) -> None:
-        alive = [mole for mole in self._moles if mole.session in self._server._sessions]
+        alive = [mole for mole in self._moles if mole.session in views.sessions(self._server)]
         if len(alive) < MOLES // 2 and self._dice.random() < 0.05:
             self.visitor(self._good_resume())
         if not self._moles:
             return
         mole = self._dice.choice(alive or self._moles)
-        session = self._server._sessions.get(mole.session)
+        session = views.sessions(self._server).get(mole.session)
         if session:
             clear = self._dice.adapted(clear, session.channel)
-        data = sealed(clear, mole.session, mole.keys, self._server._blocks)
+        data = sealed(clear, mole.session, mole.keys, views.room_blocks(self._server))
         is_elsewhere = self._dice.random() < 0.1
         self._receive(data, self._dice.choice(STRANGERS) if is_elsewhere else mole.host)
         if session:
@@ -482,7 +481,7 @@ class Room:
         dice = self._dice
         instance = dice.choice((dice.randbytes(16), dice.randbytes(16), b"i" * 16))
         log_id = dice.choice((b"", self._world.server.store.log_id))
-        return protocol._format_record(protocol.Resume(log_id, instance, 0, 0))
+        return views.format_record(protocol.Resume(log_id, instance, 0, 0))
 
     def _ask(self, request: protocol.Handshake, host: str, kind: type[Answer]) -> Answer | None:
         data = protocol.format_handshake(request)
@@ -514,20 +513,21 @@ class Room:
             self._carol = self._newcomer()
 
     def _check_tables(self) -> None:
-        server = self._server
-        for table, limit in (
-            (server._lingering, chatserver.LINGERING),
-            (server._comings, chatserver.NETWORKS),
-            (server._blocks._sealed, protocol.RoomBlocks._LIMIT),
-            (server._room.log._parts, protocol._PARTS_KEPT),
-            (server._handshakes, chatserver.WAITING_HANDSHAKES),
-            (server._door._knocks, chatserver.PENDING_CHALLENGES),
-            (server._brake._failures, chatserver.BRAKES),
-            (server._room.log.lines, chatserver.ROOM_TAIL),
+        tables = views.tables(self._server)
+        for name, limit in (
+            ("draining sessions", chatserver.LINGERING),
+            ("networks", chatserver.NETWORKS),
+            ("sealed blocks", views.SEALED_BLOCKS),
+            ("shared parts", views.SHARED_PARTS),
+            ("queued handshakes", chatserver.WAITING_HANDSHAKES),
+            ("pending challenges", chatserver.PENDING_CHALLENGES),
+            ("failed logins", chatserver.BRAKES),
+            ("lines of the room", chatserver.ROOM_TAIL),
         ):
-            if len(table) > limit:
-                raise AssertionError(f"{len(table)} are more than {limit} in {table}")
-        if any(it.ends_at < self._world.network.now - 1 for it in server._sessions.values()):
+            if len(tables[name]) > limit:
+                raise AssertionError(f"{len(tables[name])} {name} are more than {limit}")
+        sessions = views.sessions(self._server).values()
+        if any(it.ends_at < self._world.network.now - 1 for it in sessions):
             raise AssertionError("a session goes on after its end")
 
     def _check_that_they_talk(self) -> None:
@@ -589,7 +589,8 @@ class Dupe:
         self._client = self._another()
 
     def _another(self) -> Client:
-        who = "alice", Credentials(*self._dice.choice(self._CREDENTIALS)), "the server"
+        self._credentials = Credentials(*self._dice.choice(self._CREDENTIALS))
+        who = "alice", self._credentials, "the server"
         return Client(*who, protocol.TIMING, self._random_bytes, self._now)
 
     def _random_bytes(self, count: int) -> bytes:
@@ -604,7 +605,8 @@ class Dupe:
 
     def handshake(self, data: bytes) -> None:
         """Mostly with the nonce and the session that the client knows."""
-        attempt, session = self._client._attempt, self._client._session
+        client = self._client
+        attempt, session = views.find_handshake(client), views.find_session(client)
         ours = {b"nonce": attempt.nonce} if attempt else {}
         if attempt and attempt.proven:
             ours[b"session"] = attempt.proven[0].session
@@ -617,7 +619,7 @@ class Dupe:
         self._hear(data)
 
     def packet(self, clear: bytes) -> None:
-        session = self._client._session
+        session = views.find_session(self._client)
         if session:
             clear = self._dice.adapted(clear, session.channel)
             clear = sealed(clear, session.id, session.keys.server, session.blocks)
@@ -628,16 +630,14 @@ class Dupe:
     def welcome(self, terms: bytes) -> None:
         """What is proper is the handshake before it, with b = 1, which costs nothing."""
         session, salt, iterations = self._dice.randbytes(8), b"", 0
-        if self._client._session:
-            self._client._join_again(self._now)
-        if (attempt := self._client._attempt) is None:
+        if views.find_session(self._client):
+            start_handshake(self._client, self._now)
+        if (attempt := views.find_handshake(self._client)) is None:
             return
         self._tell(protocol.Cookie(attempt.nonce, bytes(16)))
-        if self._client._credentials.password:
+        if self._credentials.password:
             salt, iterations = bytes(16), ITERATIONS
-        verifier = GROUP.power(
-            self._client._credentials.secret_untrusted(salt, iterations, self._now)
-        )
+        verifier = GROUP.power(self._credentials.secret_untrusted(salt, iterations, self._now))
         b_public = protocol.server_public(1, verifier)
         challenge = protocol.Challenge(
             attempt.nonce, session, GROUP.pad(b_public), salt, iterations
@@ -645,9 +645,10 @@ class Dupe:
         self._tell(challenge)
         if not attempt.is_for(session) or attempt.proven is None:
             return
-        secret = protocol.server_secret_untrusted(attempt._a_public, 1, b_public, verifier)
-        identity, data = attempt._hello.identity, protocol.format_handshake(challenge)
-        keys = protocol.derive_keys(secret, identity, data)
+        hello, data = views.hello(attempt), protocol.format_handshake(challenge)
+        a_public = int.from_bytes(hello.public, "big")
+        secret = protocol.server_secret_untrusted(a_public, 1, b_public, verifier)
+        keys = protocol.derive_keys(secret, hello.identity, data)
         context = attempt.proven[0].proof
         for clear in (terms, self._dice.choice((terms, *self._terms))):  # or it would seldom be in
             proven = sealed_record(clear, keys.welcome, context)

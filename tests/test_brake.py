@@ -17,6 +17,7 @@ from chatserver import (
     network_of,
 )
 from protocol import TIMING, Prove
+from tests import views
 
 WINDOW: Final = TIMING.login_window
 FIRST: Final = TIMING.login_wait
@@ -160,13 +161,13 @@ class BrakeTest(unittest.TestCase):
             self.be_wrong(1, name=f"name{number}", network=f"network{number}")
             if number % 1000 == 0:
                 self.be_wrong(1)
-        self.assertLessEqual(len(self.brake._failures), BRAKES)
+        self.assertLessEqual(len(views.failed_logins(self.brake)), BRAKES)
         self.assertGreater(self.brake.wait("alice", "lan", 0.0), FIRST)
-        self.assertNotIn(("name0", "network0"), self.brake._failures)
+        self.assertNotIn(("name0", "network0"), views.failed_logins(self.brake))
 
     def test_what_it_knows_of_one_name_is_bounded(self) -> None:
         self.be_wrong(10 * FAILURES_OF_NAME)
-        times = self.brake._failures["alice", ""].times
+        times = views.failed_logins(self.brake)["alice", ""].times
         self.assertEqual(len(times), FAILURES_OF_NAME)
 
 
@@ -214,9 +215,9 @@ class WaitingTest(unittest.TestCase):
         """Of those with as much as each other the latest lose it: the others are nearly served."""
         for number in range(2 * WAITING_HANDSHAKES):
             self.put(1, f"host {number}")
-        self.assertEqual(next(iter(self.waiting._queues)), "host 0")
+        self.assertEqual(views.queueing_networks(self.waiting)[0], "host 0")
         self.assertEqual(len(self.waiting), WAITING_HANDSHAKES)
-        self.assertEqual(len(self.waiting._queues), WAITING_HANDSHAKES)
+        self.assertEqual(len(views.queueing_networks(self.waiting)), WAITING_HANDSHAKES)
 
 
 class NetworkOfTest(unittest.TestCase):

@@ -32,6 +32,8 @@ from protocol import (
     Timing,
     Window,
 )
+from tests import views
+from tests.actions import set_timeout
 from tests.network import HEALTHY, Faults, Network, Pair
 
 LINES, ROOM, INBOX, NOTICES = LogId
@@ -228,7 +230,7 @@ def server() -> Script:
 
 
 def unreadable(which: LogId, part: Callable[..., Part | None]) -> Callable[..., Part | None]:
-    """``Log._part`` as it is while one log cannot be read."""
+    """Return ``Log.part`` as it is while one log cannot be read."""
 
     def read(self: Log, log: LogId, first: int, end: int, space: int) -> Part | None:
         if log is which:
@@ -634,7 +636,7 @@ class Congestion(ScriptTest):
         end = server()
         end.logs[ROOM].append(SHORT)
         end.logs[INBOX].append(SHORT)
-        with mock.patch.object(Log, "_part", unreadable(INBOX, Log._part)):
+        with mock.patch.object(Log, "part", unreadable(INBOX, Log.part)):
             with self.assertRaises(OSError):
                 end.due(0)
             end.channel.receive(incoming(1), 0.1)
@@ -646,8 +648,8 @@ class Congestion(ScriptTest):
         end = server()
         end.logs[ROOM].append(WHOLE)
         end.logs[ROOM].append(WHOLE)
-        part = Log._part
-        first_only = mock.patch.object(Log, "_part", lambda *it: part(*it) if it[2] == 0 else 1 / 0)
+        part = Log.part
+        first_only = mock.patch.object(Log, "part", lambda *it: part(*it) if it[2] == 0 else 1 / 0)
         with first_only, self.assertRaises(ZeroDivisionError):
             end.due(0)
         self.assertEqual(end.channel.deadline(), 1)
@@ -667,7 +669,7 @@ class Congestion(ScriptTest):
         end = server()
         end.write(0, SHORT, log=ROOM)
         self.next_at(end, 1)
-        end.channel._late_at = 2
+        set_timeout(end.channel, 2)
         self.assertEqual(end.due(2), [])
         self.assertEqual(numbers(self.next_at(end, 3), ROOM), [[0], [0]])
 
@@ -1307,18 +1309,18 @@ class Logs(unittest.TestCase):
         log.append(b"3")
         self.assertEqual(log.part(ROOM, 1, 99, 99), Part(ROOM, 1, (b"1", b"2", b"3")))
         log.drop(3)
-        self.assertEqual(log._parts, {}, "lines that nobody wants any more")
+        self.assertEqual(views.shared_parts(log), {}, "lines that nobody wants any more")
 
     def test_parts_that_one_reader_wants_are_not_kept(self) -> None:
         log = self.log(b"0", b"1")
         log.part(INBOX, 0, 99, 99)
-        self.assertEqual(log._parts, {})
+        self.assertEqual(views.shared_parts(log), {})
 
     def test_a_log_keeps_few_parts(self) -> None:
         log = self.log(*[SHORT] * 1000)
         for first in range(1000):
             log.part(ROOM, first, first + 1, 99)
-        self.assertLess(len(log._parts), 300)
+        self.assertLess(len(views.shared_parts(log)), 300)
 
     def test_a_part_ends_where_it_is_told_to(self) -> None:
         log = self.log(b"0", b"1", b"2")

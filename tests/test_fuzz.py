@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import unittest
 from contextlib import ExitStack
 from typing import Final
-from unittest import mock
 
-import protocol
-from chatclient import Client
-from protocol import LogId, ProtocolError
+from tests.actions import careless_splitting, credulous_clients
 from tests.fuzz import Fuzzer, main
 
 
@@ -51,20 +47,10 @@ class FuzzTest(unittest.TestCase):
         self.assertNotEqual(first, other)
 
     def test_what_is_wrong_is_found_and_told(self) -> None:
-        split = protocol._split_parts_untrusted
-
-        def careless(body: bytes) -> list[tuple[LogId, int, bytes]]:
-            try:
-                return split(body)
-            except ProtocolError:
-                raise struct.error("unpack requires more") from None
-
-        def credulous(client: Client, now: float) -> None:
-            client._session = None
-
-        split_badly = mock.patch.object(protocol, "_split_parts_untrusted", careless)
-        believe = mock.patch.object(Client, "_doubt", credulous)
-        for words, bug in (("unpack requires", split_badly), ("should be shown", believe)):
+        for words, bug in (
+            ("unpack requires", careless_splitting()),
+            ("should be shown", credulous_clients()),
+        ):
             with self.subTest(words), bug:
                 status, told = run("--datagrams", "10000", "--seed", "7")
                 self.assertEqual(status, 1)

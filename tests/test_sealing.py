@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar
-from unittest import mock
 
 import protocol
 from protocol import (
@@ -55,6 +54,8 @@ from protocol import (
     seal_record,
     session_of_untrusted,
 )
+from tests import views
+from tests.actions import constant_room_nonce, replaced_keystream
 
 SOME = random.Random(0).randbytes(512)
 NONCE, SESSION, PUBLIC, PROOF = SOME[:16], SOME[16:24], SOME[32:288], SOME[288:320]
@@ -662,13 +663,12 @@ class LossyRoom:
 
     def seal(self, name: str, *arguments: Any) -> Any:
         """Calls the protocol's ``name`` and notes what it puts under a keystream."""
-        really = protocol._xor_keystream
 
         def noting(data: bytes, key: bytes, nonce: bytes) -> bytes:
             self.texts[key, nonce].add(data)
-            return really(data, key, nonce)
+            return views.xor_keystream(data, key, nonce)
 
-        with mock.patch.object(protocol, "_xor_keystream", noting):
+        with replaced_keystream(noting):
             return getattr(protocol, name)(*arguments)
 
     def join(self, member: Member, before: tuple[End, End] | None = None) -> tuple[End, End]:
@@ -779,8 +779,7 @@ class NonceUse(unittest.TestCase):
         self.assertEqual(len({key for key, _ in room.texts}), 2 * 2 * 4 + 1)
 
     def test_reused_nonce_would_be_found(self) -> None:
-        constant = mock.Mock(**{"pack.return_value": bytes(4)})
-        with mock.patch.object(protocol, "_ROOM_NONCE", constant):
+        with constant_room_nonce():
             room = LossyRoom(0)
             room.run()
         self.assertFalse(all(map(are_prefixes, room.texts.values())))

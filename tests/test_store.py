@@ -28,6 +28,8 @@ from chatserver import (
     StoreError,
 )
 from protocol import LogId, Part, fold
+from tests import views
+from tests.actions import full_disk
 
 
 class StoreFile(unittest.TestCase):
@@ -187,11 +189,11 @@ class StoreTest(StoreFile):
         for number in range(2 * ORPHANS_AT_ONCE + 1):
             self.write(store, b"%d" % number, b"psst")
         self.write(store, ROOM_KEY, b"for everybody")
-        left = [store._query("SELECT count(*) FROM lines")[0][0]]
+        left = [views.query(store, "SELECT count(*) FROM lines")[0][0]]
         while store.forget(0):
-            left.append(store._query("SELECT count(*) FROM lines")[0][0])
+            left.append(views.query(store, "SELECT count(*) FROM lines")[0][0])
         self.assertEqual(left, [2 * ORPHANS_AT_ONCE + 2, ORPHANS_AT_ONCE + 2, 2])
-        self.assertEqual(store._query("SELECT log FROM logs"), [(ROOM_KEY,)])
+        self.assertEqual(views.query(store, "SELECT log FROM logs"), [(ROOM_KEY,)])
 
     def test_a_lost_guest_is_the_last_to_have_had_the_name(self) -> None:
         store = self.store()
@@ -216,11 +218,9 @@ class StoreTest(StoreFile):
 
     def test_it_takes_no_search_to_find_a_lost_guest(self) -> None:
         store = self.store()
-        queries: list[str] = []
-        store._file.set_trace_callback(queries.append)
-        store.lost_guest("alice")
-        store._file.set_trace_callback(None)
-        plan = store._query(f"EXPLAIN QUERY PLAN {queries[0]}")
+        with views.statements(store) as queries:
+            store.lost_guest("alice")
+        plan = views.query(store, f"EXPLAIN QUERY PLAN {queries[0]}")
         self.assertNotIn("SCAN", " ".join(row[3] for row in plan))
 
     def test_a_failed_transaction_leaves_nothing_and_can_be_repeated(self) -> None:
@@ -254,20 +254,18 @@ class StoreTest(StoreFile):
     def test_a_full_disk_is_a_pause_and_not_a_loss(self) -> None:
         store = self.store()
         log = StoredLog(store, b"room", 10)
-        (pages,) = store._file.execute("PRAGMA page_count").fetchone()
-        store._file.execute(f"PRAGMA max_page_count = {pages}")
-        for _ in range(100):
-            log.stage(b"x" * 1000)
-        with self.assertRaisesRegex(StoreError, "full"):
-            store.commit()
-        store._file.execute("PRAGMA max_page_count = 1000000")
+        with full_disk(store):
+            for _ in range(100):
+                log.stage(b"x" * 1000)
+            with self.assertRaisesRegex(StoreError, "full"):
+                store.commit()
         store.commit()
         self.assertEqual(len(store.read(b"room", 0, 999)), 100)
 
     def test_a_commit_survives_the_process_and_readers_do_not_hold_it_up(self) -> None:
         store = self.store()
-        self.assertEqual(store._query("PRAGMA journal_mode"), [("wal",)])
-        self.assertEqual(store._query("PRAGMA synchronous"), [(1,)])  # NORMAL
+        self.assertEqual(views.query(store, "PRAGMA journal_mode"), [("wal",)])
+        self.assertEqual(views.query(store, "PRAGMA synchronous"), [(1,)])  # NORMAL
 
     def test_a_lock_that_is_no_lock_is_refused_in_words(self) -> None:
         Path(f"{self.path}-lock").write_bytes(b"my diary\n" * 100)
@@ -287,12 +285,12 @@ class StoreTest(StoreFile):
     def test_a_file_of_a_newer_version_is_refused(self) -> None:
         self.store()
         self.close()
-        newest = len(Store._STEPS)
+        newest = len(views.MIGRATION_STEPS)
         self.execute(f"PRAGMA user_version = {newest + 1}")
         self.refused(f"it is of version {newest + 1}, and this program knows 1 to {newest}")
 
     def test_a_database_of_something_else_is_refused(self) -> None:
-        for version in (*range(len(Store._STEPS) + 1), 99):
+        for version in (*range(len(views.MIGRATION_STEPS) + 1), 99):
             self.path = self.path.with_name(f"{version}.db")
             self.execute("CREATE TABLE recipes (name)", f"PRAGMA user_version = {version}")
             before = self.path.read_bytes()
@@ -324,7 +322,7 @@ class MigrationTest(StoreFile):
     def make_version_1(self) -> None:
         """A file as the first version of the program left it."""
         self.execute(
-            *Store._STEPS[0].format(random="11" * 16).split(";"),
+            *views.MIGRATION_STEPS[0].format(random="11" * 16).split(";"),
             "INSERT INTO logs VALUES (CAST('room' AS BLOB), 3, 5), (x'01', 7, 8)",
             "INSERT INTO lines VALUES (CAST('room' AS BLOB), 3, CAST('three' AS BLOB))",
             "INSERT INTO lines VALUES (CAST('room' AS BLOB), 4, CAST('four' AS BLOB))",
@@ -342,7 +340,7 @@ class MigrationTest(StoreFile):
     def test_a_file_of_version_1_keeps_all_that_it_has(self) -> None:
         self.make_version_1()
         store = self.store()
-        self.assertEqual(self.version(), len(Store._STEPS))
+        self.assertEqual(self.version(), len(views.MIGRATION_STEPS))
         self.assertEqual(store.log_id, b"\x11" * 16)
         self.assertEqual(store.bounds(ROOM_KEY), (3, 5))
         self.assertEqual(store.read(ROOM_KEY, 0, 9), [b"three", b"four"])
@@ -365,8 +363,10 @@ class MigrationTest(StoreFile):
         new = Store(f"{self.path}2", Random(1).randbytes)
         self.addCleanup(new.close)
         query = "SELECT name FROM pragma_table_info(?)"
-        for (table,) in new._query("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            self.assertEqual(store._query(query, table), new._query(query, table), table)
+        for (table,) in views.query(new, "SELECT name FROM sqlite_master WHERE type = 'table'"):
+            self.assertEqual(
+                views.query(store, query, table), views.query(new, query, table), table
+            )
         self.assertTrue(store.add(ALICE))
         (alice,) = store.present()
         alice.account = ALICE.id
@@ -378,8 +378,8 @@ class MigrationTest(StoreFile):
         self.make_version_1()
         store = self.store()
         nobody = store.nobody("nemo")
-        self.assertEqual(len(store._secret), 16)
-        self.assertNotEqual(store._secret, store.log_id)
+        self.assertEqual(len(views.secret(store)), 16)
+        self.assertNotEqual(views.secret(store), store.log_id)
         self.assertEqual(self.store().nobody("NEMO"), replace(nobody, name="NEMO"))
 
     def test_no_file_is_migrated_while_a_server_has_it(self) -> None:
@@ -391,7 +391,7 @@ class MigrationTest(StoreFile):
             self.refused("another chatserver.py has it")
             self.assertEqual(self.version(), 1)
         with contextlib.closing(Store(str(self.path), alone=False)):
-            self.assertEqual(self.version(), len(Store._STEPS))
+            self.assertEqual(self.version(), len(views.MIGRATION_STEPS))
 
 
 class StoredAccountsTest(StoreFile):
@@ -487,7 +487,7 @@ class StoredAccountsTest(StoreFile):
                     self.commit(store, member, changed)
                 self.assertEqual(store.accounts(), [ALICE])
                 self.assertEqual(store.read(b"key", 0, 9), [])
-                self.assertEqual(store._query("SELECT * FROM instances"), [])
+                self.assertEqual(views.query(store, "SELECT * FROM instances"), [])
                 self.execute("DROP TRIGGER no")
         store.commit()
         self.assertEqual(store.accounts(), [changed])
