@@ -83,8 +83,10 @@ def note_failed_login(server: Server, name: str, network: str, now: float) -> No
 def unreadable_file(store: Store) -> Iterator[None]:
     """Let every statement on a room file fail meanwhile."""
     store._file.set_progress_handler(lambda: 1, 1)  # interrupts each
-    yield
-    store._file.set_progress_handler(None, 1)
+    try:
+        yield
+    finally:
+        store._file.set_progress_handler(None, 1)
 
 
 @contextmanager
@@ -92,8 +94,10 @@ def full_disk(store: Store) -> Iterator[None]:
     """Let a room file not grow meanwhile."""
     (pages,) = store._file.execute("PRAGMA page_count").fetchone()
     store._file.execute(f"PRAGMA max_page_count = {pages}")
-    yield
-    store._file.execute("PRAGMA max_page_count = 1000000")
+    try:
+        yield
+    finally:
+        store._file.execute("PRAGMA max_page_count = 1000000")
 
 
 def wait_for_no_lock(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What a test observes of a world: what members were shown, and what was sent on the network."""
+"""Observations of a world: the texts that members were shown, and the datagrams that were sent."""
 
 from __future__ import annotations
 

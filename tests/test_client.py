@@ -46,6 +46,8 @@ from chatclient import (
     spans_of,
 )
 from protocol import TIMING, Direct, Public, Timing
+from tests import views
+from tests.actions import close_loop, give_socket, press_ctrl_c, take_line
 from tests.room import quick_passwords
 
 
@@ -243,7 +245,7 @@ class BoundsTest(unittest.TestCase):
         self.client = Client("bob", Credentials(), "the server", TIMING, Random(1).randbytes, 0.0)
 
     def test_a_long_paste_in_trouble_is_not_counted_again_for_each_line(self) -> None:
-        self.client._say_trouble("no answer")
+        self.client.datagrams(TIMING.trouble)  # it says that there is no answer yet
         counting = mock.Mock(wraps=self.client.undelivered)
         self.enterContext(mock.patch.object(self.client, "undelivered", counting))
         for number in range(1000):
@@ -255,98 +257,103 @@ class BoundsTest(unittest.TestCase):
     def test_a_server_that_invents_names_is_not_believed_all_of_them(self) -> None:
         for number in range(MAX_NAMES + 5):
             joined = protocol.Relayed(0, f"m{number}", protocol.Joined())
-            self.client._take(joined, 0.0)
+            take_line(self.client, joined, 0.0)
         self.assertEqual(len(self.client.others), MAX_NAMES)
         self.assertEqual(self.client.others[0], f"m{MAX_NAMES + 4}")
         for _ in range(MAX_NAMES // 100 + 1):
             names = tuple(f"n{number}" for number in range(100))
-            self.client._take(protocol.Relayed(0, "*", protocol.Roster(1, names)), 0.0)
-        self.assertEqual(len(self.client._roster), MAX_NAMES)
+            take_line(self.client, protocol.Relayed(0, "*", protocol.Roster(1, names)), 0.0)
+        self.assertEqual(len(views.partial_roster(self.client)), MAX_NAMES)
+
+
+def turn(network: Network) -> bool:
+    """Let a client's loop do one turn, leave signals alone, and return True if all is over then."""
+    is_enough = mock.Mock(return_value=True)
+    with mock.patch.object(network, "heed"):
+        network.run(is_enough)
+    return not is_enough.called
 
 
 class NetworkTest(unittest.TestCase):
-    def network(self, client: Client, timing: Timing = TIMING) -> Network:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        network = Network(client, udp, Screen("alice"), timing)
-        for end in (udp, network._wakeup, network._alarm):
-            self.addCleanup(end.close)
+    def network(
+        self,
+        client: Client,
+        timing: Timing = TIMING,
+        udp: socket.socket | None = None,
+        screen: Screen | None = None,
+    ) -> Network:
+        udp = udp or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        network = Network(client, udp, screen or Screen("alice"), timing)
+        self.addCleanup(close_loop, network)
         return network
 
     def client(self) -> Client:
         return Client("alice", Credentials(), "the server", TIMING, Random(1).randbytes, 0.0)
 
+    def socket_elsewhere(self, server: socket.socket) -> socket.socket:
+        """Return a socket to a server that keeps the address of another network."""
+        return _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
+
     def test_a_line_is_shown_before_it_is_acknowledged(self) -> None:
-        network = self.network(self.client())
         client = mock.Mock(is_over=True, shown=[Note("line")])
         client.datagrams.return_value = [b"acknowledgement"]
         screen, udp = mock.Mock(is_closed=False, is_live=False), mock.Mock()
+        udp.getpeername.side_effect = OSError  # there is no other route to look for
         order = mock.Mock()
         order.attach_mock(screen.show, "show")
         order.attach_mock(udp.send, "send")
-        network._client, network._screen, network._udp = client, screen, udp
-        network._route_at = inf
-        self.assertTrue(network._turn())
+        self.assertTrue(turn(self.network(client, udp=udp, screen=screen)))
         self.assertEqual([name for name, _, _ in order.mock_calls], ["show", "send"])
 
     @unittest.skipUnless(sys.platform == "linux", "needs addresses like 127.0.0.5")
-    def test_a_client_in_another_network_speaks_from_its_new_address(self) -> None:
+    def test_client_in_another_network_speaks_from_new_address(self) -> None:
         server = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         server.bind(("127.0.0.1", 0))
-        network = self.network(self.client())
         client = mock.Mock(is_over=True, shown=[])
         client.datagrams.side_effect = lambda now: [b"hello"] if client.ask.called else []
-        network._client = client
-        network._udp.close()
-        network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
-        port = network._udp.getsockname()[1]
-        network._turn()
+        udp = self.socket_elsewhere(server)
+        port = udp.getsockname()[1]
+        network = self.network(client, replace(TIMING, route=0.0), udp)
+        turn(network)
         self.assertEqual(server.recvfrom(100), (b"hello", ("127.0.0.1", port)))
         self.assertEqual(client.ask.call_count, 1)
-        udp = network._udp
-        network._route_at = -inf
-        network._turn()
-        self.assertIs(network._udp, udp)  # as long as it is the right one
+        moved = views.loop_socket(network)
+        turn(network)
+        self.assertIs(views.loop_socket(network), moved)  # as long as it is the right one
         self.assertEqual(client.ask.call_count, 1)
-        network._udp.close()
 
     @unittest.skipUnless(sys.platform == "linux", "needs addresses like 127.0.0.5")
-    def test_it_looks_for_its_address_again_and_again_though_nothing_happens(self) -> None:
+    def test_idle_client_looks_for_its_address_again_and_again(self) -> None:
         server = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         server.bind(("127.0.0.1", 0))
-        network = self.network(self.client(), replace(TIMING, route=0.05))
-        network._client = client = mock.Mock(is_over=False, shown=[])
+        client = mock.Mock(is_over=False, shown=[])
         client.datagrams.return_value = []
         client.deadline.return_value = inf
-        hang = threading.Timer(10, network._wake)
+        network = self.network(client, replace(TIMING, route=0.05))
+        hang = threading.Timer(10, network.leave)
         hang.start()
         self.addCleanup(hang.cancel)
-        for turn in range(3):
-            network._udp.close()
-            network._udp = _connected(socket.AF_INET, ("127.0.0.5", 0), server.getsockname())
-            network._turn()  # waits until it is time to look again
-            self.assertEqual(network._udp.getsockname()[0], "127.0.0.1")
-            self.assertEqual(client.ask.call_count, turn + 1)
+        for count in range(3):
+            give_socket(network, self.socket_elsewhere(server))
+            turn(network)  # waits until it is time to look again
+            self.assertEqual(views.loop_socket(network).getsockname()[0], "127.0.0.1")
+            self.assertEqual(client.ask.call_count, count + 1)
         self.assertTrue(hang.is_alive(), "it was woken")
-        network._udp.close()
 
-    def test_a_datagram_that_cannot_leave_is_a_reason_to_look_for_the_way(self) -> None:
-        network = self.network(self.client())
-        self.enterContext(network._udp)
-        network._udp = mock.Mock()
-        network._udp.send.side_effect = OSError(errno.ENETUNREACH, "Network is unreachable")
-        network._client = mock.Mock(is_over=True, shown=[])
-        network._client.datagrams.return_value = [b"hello"]
-        network._route_at = inf
-        self.assertTrue(network._turn())
-        self.assertEqual(network._route_at, -inf)
+    def test_datagram_that_cannot_leave_makes_client_look_for_route(self) -> None:
+        udp = mock.Mock()
+        udp.getpeername.side_effect = OSError
+        udp.send.side_effect = OSError(errno.ENETUNREACH, "Network is unreachable")
+        client = mock.Mock(is_over=True, shown=[])
+        client.datagrams.return_value = [b"hello"]
+        network = self.network(client, replace(TIMING, route=inf), udp)
+        self.assertTrue(turn(network))
+        self.assertEqual(views.next_route_check(network), -inf)
 
-    def test_what_a_person_has_entered_is_said_while_leaving_and_what_is_in_a_pipe_is_not(
-        self,
-    ) -> None:
+    def test_line_entered_while_leaving_is_said_and_piped_one_is_not(self) -> None:
         for is_terminal in (True, False):
-            network = self.network(self.client())
             client = mock.Mock(is_leaving=True, is_over=False, backlog=0)
-            network._client, network._screen = client, mock.Mock(is_terminal=is_terminal)
+            network = self.network(client, screen=mock.Mock(is_terminal=is_terminal))
             self.assertFalse(network.say([Public("line")]))
             self.assertEqual(client.say.called, is_terminal)
 
@@ -355,7 +362,7 @@ class NetworkTest(unittest.TestCase):
         network = self.network(self.client())
         with mock.patch("signal.alarm") as alarm:
             for _ in range(3):
-                network._interrupt()
+                press_ctrl_c(network)
         alarm.assert_called_once_with(3)
 
     def test_a_pipe_waits_while_more_is_read_than_can_be_sent(self) -> None:

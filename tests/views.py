@@ -126,8 +126,10 @@ def statements(store: Store) -> Iterator[list[str]]:
     """Yield a list of the statements that a store executes meanwhile."""
     executed: list[str] = []
     store._file.set_trace_callback(executed.append)
-    yield executed
-    store._file.set_trace_callback(None)
+    try:
+        yield executed
+    finally:
+        store._file.set_trace_callback(None)
 
 
 # ---------------------------------------------------------------------------------- a client
