@@ -513,7 +513,7 @@ class Room:
             self._carol = self._newcomer()
 
     def _check_tables(self) -> None:
-        tables = views.tables(self._server)
+        tables = views.bounded_tables(self._server)
         for name, limit in (
             ("draining sessions", chatserver.LINGERING),
             ("networks", chatserver.NETWORKS),
@@ -645,7 +645,7 @@ class Dupe:
         self._tell(challenge)
         if not attempt.is_for(session) or attempt.proven is None:
             return
-        hello, data = views.hello(attempt), protocol.format_handshake(challenge)
+        hello, data = views.first_request(attempt), protocol.format_handshake(challenge)
         a_public = int.from_bytes(hello.public, "big")
         secret = protocol.server_secret_untrusted(a_public, 1, b_public, verifier)
         keys = protocol.derive_keys(secret, hello.identity, data)

@@ -24,12 +24,9 @@ from chatserver import (
 )
 from protocol import (
     AT_ONCE,
-    GROUP,
     TIMING,
     Cookie,
     Gone,
-    Hello,
-    Join,
     LogId,
     Prove,
     format_handshake,
@@ -45,12 +42,11 @@ from tests.actions import (
     stop_pacing,
     time_out,
 )
+from tests.attacks import NONCE, hello, join
 from tests.network import HEALTHY, LOST
 from tests.observed import marked
 from tests.programs import LOCALHOST, ProgramsTest, udp_socket
 from tests.room import EPOCH, OPTIONS, ClientEnd, Deaf, World, ignore, replies, session_of, world
-
-PUBLIC: Final = GROUP.pad(GROUP.power(12345))
 
 
 class DoorTest(unittest.TestCase):
@@ -60,12 +56,10 @@ class DoorTest(unittest.TestCase):
         with world() as w:
             w.joined("alice")
             server = w.server.server
-            hello = Hello(protocol.VERSION, "mallory", b"n" * 16, PUBLIC)
-            join = Join(hello.version, hello.username, hello.nonce, PUBLIC, b"c" * 16)
-            prove = Prove(hello.nonce, session_of(w, "alice").id, b"p" * 32, b"sealed")
+            prove = Prove(NONCE, session_of(w, "alice").id, b"p" * 32, b"sealed")
             for number in range(1000):
                 address = (f"127.0.{number // 256}.{number % 256}", 7890)
-                for record in (hello, join, prove):
+                for record in (hello(), join(b"c" * 16), prove):
                     server.receive_untrusted(format_handshake(record), address, w.network.now)
             self.assertEqual(views.queued_handshakes(server), 0)
             self.assertEqual(views.challenged_hosts(server), [])
@@ -76,14 +70,13 @@ class DoorTest(unittest.TestCase):
 
     def test_what_a_proven_address_repeats_waits_once_and_is_answered_the_same(self) -> None:
         with world() as w:
-            hello = Hello(protocol.VERSION, "mallory", b"n" * 16, PUBLIC)
-            (data,) = replies(w, format_handshake(hello))
+            (data,) = replies(w, format_handshake(hello()))
             cookie = protocol.parse_handshake_untrusted(data)
             assert isinstance(cookie, Cookie)
-            join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie.cookie)
             server, address = w.server.server, ("stranger", 7890)
             for _ in range(3):
-                server.receive_untrusted(format_handshake(join), address, w.network.now)
+                data = format_handshake(join(cookie.cookie))
+                server.receive_untrusted(data, address, w.network.now)
             self.assertEqual(views.queued_handshakes(server), 3)
             with mock.patch.object(
                 protocol, "server_public", wraps=protocol.server_public
@@ -98,10 +91,9 @@ class DoorTest(unittest.TestCase):
         server, now, address = w.server.server, w.network.now, (host, 7890)
         w.network.ends[host] = Deaf()
         for number in range(count):
-            hello = Hello(protocol.VERSION, name, number.to_bytes(16, "big"), PUBLIC)
-            cookie = views.cookie_for(server, hello, address, now)
-            join = Join(hello.version, hello.username, hello.nonce, PUBLIC, cookie)
-            server.receive_untrusted(format_handshake(join), address, now)
+            it = hello(name, nonce=number.to_bytes(16, "big"))
+            data = format_handshake(join(views.cookie_for(server, it, address, now), it))
+            server.receive_untrusted(data, address, now)
             server.handle(now, 0)
 
     def test_a_network_pushes_out_its_own_challenges_only(self) -> None:
@@ -303,7 +295,7 @@ class RateTest(unittest.TestCase):
         self.assertEqual(part.first, 0)
 
 
-class HistoryTest(unittest.TestCase):
+class HistoryBoundsTest(unittest.TestCase):
     def test_what_was_said_before_is_not_for_who_joins_twice_either(self) -> None:
         for is_restarted in (False, True):
             with (

@@ -81,7 +81,7 @@ def limited_networks(server: Server) -> list[str]:
     return list(server._comings)
 
 
-def tables(server: Server) -> Mapping[str, Sized]:
+def bounded_tables(server: Server) -> Mapping[str, Sized]:
     """Return what grows with the work of a server, by what there is in it."""
     return {
         "draining sessions": server._lingering,
@@ -162,7 +162,7 @@ def superseded_handshake(client: Client) -> Attempt | None:
     return client._former
 
 
-def hello(attempt: Attempt) -> Hello:
+def first_request(attempt: Attempt) -> Hello:
     """Return the HELLO with which a handshake began."""
     return attempt._hello
 
