@@ -16,21 +16,21 @@ from protocol import Channel, Keys, Log, LogId, Packet, RoomBlocks, Timing
 
 
 class End(Protocol):
-    """Whatever is attached to a network: a channel, a client, a server."""
+    """An end that is attached to a network: a channel, a client, a server."""
 
     def receive(self, data: bytes, source: str, now: float) -> None:
-        """Takes in a datagram."""
+        """Take in a datagram."""
 
     def datagrams(self, now: float) -> Iterable[tuple[bytes, str]]:
-        """What is due now, and to which end."""
+        """Return the datagrams that are due now, each with the end that it is for."""
 
     def deadline(self) -> float:
-        """When ``datagrams`` will next have something if nothing happens before."""
+        """Return when ``datagrams`` will next have some if nothing happens before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the network does to datagrams; delays differ, and so they overtake each other."""
+    """Faults of a network; delays differ, and so datagrams overtake each other."""
 
     drop: float = 0.0  # a probability
     double: float = 0.0  # a probability
@@ -69,11 +69,11 @@ class Network:
         self._events: list[tuple[float, int, str, Callable[[], object]]] = []
 
     def at(self, when: float, name: str, action: Callable[[], object]) -> None:
-        """Plans something that happens to an end, which may then want to send."""
+        """Plan an event at an end, which may then have something to send."""
         heapq.heappush(self._events, (when, next(self._order), name, action))
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Turns the clock to ``until``, or only to the instant from which on it is ``done``."""
+        """Turn the clock to ``until``; stop earlier, and return True, as soon as it is ``done``."""
         while not done():
             due, name = min(((end.deadline(), name) for name, end in self.ends.items()))
             event_at = self._events[0][0] if self._events else inf
@@ -146,7 +146,7 @@ class ChannelEnd:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the other end has all lines that were written here."""
+        """Return True if the other end has all lines that were written here."""
         writers = self.channel.writers
         return all(writers[log].cursor == lines.end for log, lines in self.logs.items())
 
@@ -173,12 +173,12 @@ class Pair:
         self._network = network
 
     def write(self, when: float, log: LogId, lines: Iterable[bytes]) -> None:
-        """Plans that the end that writes ``log`` then appends ``lines``."""
+        """Plan that the writing end of ``log`` then appends ``lines``."""
         name, end = ("client", self.client) if log is LogId.LINES else ("server", self.server)
         self._network.at(when, name, partial(_append, end.logs[log], tuple(lines)))
 
     def taken(self, log: LogId) -> list[bytes]:
-        """What the end that reads ``log`` has taken."""
+        """Return the lines that the reading end of ``log`` has taken."""
         return (self.server if log is LogId.LINES else self.client).taken[log]
 
     @property

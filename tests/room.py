@@ -28,13 +28,13 @@ _PBKDF2: Final = hashlib.pbkdf2_hmac
 
 
 def address_of(end: str) -> tuple[str, int]:
-    """Where the end of that name is: "host", or "host port 7891" for another one there."""
+    """Return the address of an end that is called "host", or "host port 7891"."""
     host, _, port = end.partition(" port ")
     return host, int(port or PORT)
 
 
 def end_at(host: str, port: int) -> str:
-    """The name of the end with that address."""
+    """Return the name of the end with that address."""
     return host if port == PORT else f"{host} port {port}"
 
 
@@ -78,7 +78,7 @@ class ServerEnd:
         self.path = path
         self.options = options
         self.timing = timing
-        self.retry_at = -inf  # it waits until then for a room file that can be written
+        self.retry_at = -inf  # until then the server waits for a room file that can be written
         self.epoch = EPOCH
         self._queue: list[tuple[bytes, str]] = []
         self._starts = 0
@@ -138,7 +138,7 @@ class ServerEnd:
 
 
 class ClientEnd:
-    """A client and what its person has seen."""
+    """A client, and the lines that its person was shown."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class ClientEnd:
         network.ends[self.host] = self
 
     def say(self, *lines: str) -> None:
-        """Types lines, now."""
+        """Type lines now."""
         now = self.network.now
         for line in lines:
             message = protocol.parse_message(line)
@@ -185,7 +185,7 @@ class ClientEnd:
         return inf if is_silent else self.client.deadline()
 
     def texts(self) -> list[str]:
-        """What was shown, without the times."""
+        """Return the lines that were shown, without their times."""
         return [line.partition("] ")[2] if line.startswith("[") else line for line in self.shown]
 
 
@@ -215,23 +215,25 @@ class World:
     def client(
         self, name: str, host: str = "", credentials: Credentials | None = None
     ) -> ClientEnd:
-        """Starts a client, which wants to join."""
+        """Start a client, which tries to join."""
         return ClientEnd(self.network, name, self.timing, host, credentials)
 
     def joined(self, *names: str) -> list[ClientEnd]:
-        """Clients that have joined, one after the other."""
+        """Start clients and return them once all have joined, one after the other."""
         return [self.join(name) for name in names]
 
     def join(self, name: str, host: str = "", credentials: Credentials | None = None) -> ClientEnd:
-        """A client that has joined."""
+        """Start a client and return it once it has joined."""
         end = self.client(name, host, credentials)
         if not self.network.run(self.network.now + 60, lambda: end.client.has_joined):
             raise AssertionError(f"{name} has not joined: {end.client.failure}")
         return end
 
     def move(self, end: ClientEnd, host: str) -> None:
-        """From now on its datagrams come from another address, and those to the old one are lost:
-        another network, or a router that has forgotten it."""
+        """Give a client another address; datagrams to the old one are lost from now on.
+
+        That happens in another network, or behind a router that has forgotten the client.
+        """
         self.network.ends |= {end.host: Deaf(), host: end}
         end.host = host
 
@@ -253,7 +255,7 @@ def world(
     options: Options = OPTIONS,
     timing: Timing = protocol.TIMING,
 ) -> Iterator[World]:
-    """A world whose room file goes away with it."""
+    """Yield a world, whose room file is removed after it."""
     with tempfile.TemporaryDirectory() as folder, quick_passwords():
         it = World(Path(folder) / "chat.db", seed, faults, options, timing)
         try:
@@ -268,13 +270,13 @@ class _Stubborn(protocol.Reader):
 
 
 def ignore(end: ClientEnd, log: LogId, kind: type[protocol.Reader] = _Stubborn) -> None:
-    """From now on a client takes nothing of that log."""
+    """Make a client take no line of a log from now on."""
     readers = views.session(end.client).channel.readers
     readers[log] = kind(readers[log].cursor, protocol.WINDOW_LINES[log])
 
 
 def heed(end: ClientEnd, log: LogId) -> None:
-    """It does so again."""
+    """Make a client take lines of a log again."""
     ignore(end, log, protocol.Reader)
 
 
@@ -304,7 +306,7 @@ def cut_off(w: World, end: ClientEnd) -> Iterator[None]:
 
 
 def session_of(w: World, name: str) -> Session:
-    """The session in which that member is."""
+    """Return the server's session with a member."""
     server = w.server.server
     return views.sessions(server)[views.members(server)[name].session]
 
