@@ -271,9 +271,10 @@ class ProgramsTest(unittest.TestCase):
         arguments = [host, str(port), name, "--server-port", str(server_port)]
         return self.start(Command("chatclient", arguments, timing), stdout)
 
-    def join(self, port: int, *names: str) -> list[Program]:
+    def join(self, port: int, *names: str, **timing: float) -> list[Program]:
         """Clients of these names, which have joined in any order."""
-        clients = [self.start_client(name, port) for name in names]
+        pipe = subprocess.PIPE
+        clients = [self.start_client(n, port, LOCALHOST, 0, pipe, **timing) for n in names]
         for client in clients:
             wait_until_joined(client)
         return clients

@@ -225,9 +225,13 @@ class BadNetwork(RoomTest):
         return len(self.lines(client)) >= self.HEARD
 
     def test_every_member_sees_every_line_once_and_in_one_order(self) -> None:
-        server = self.start_server("--history", "1000", "--rate", "0")
+        # Nobody waits here for a timeout that was doubled: that is for virtual time.
+        server = self.start_server(
+            "--history", "1000", "--rate", "0", first_timeout=0.3, max_timeout=0.6
+        )
         with Relay(server.port, seed=7, drop=0.0) as relay:
-            clients = dict(zip(self.NAMES, self.join(relay.port, *self.NAMES)))
+            members = self.join(relay.port, *self.NAMES, first_timeout=0.3, max_timeout=0.6)
+            clients = dict(zip(self.NAMES, members))
             relay.drop = BAD_DROP
             for name, client in clients.items():
                 client.type(*self.lines_of(name))
