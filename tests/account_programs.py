@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import protocol
 from chatserver import Account, Store
@@ -32,7 +32,8 @@ UNKNOWN: Final = "this server does not know the name"
 ELSEWHERE: Final = "chatclient.py: logged in from elsewhere"
 TOO_MANY: Final = r"too many attempts, wait (\d+) s"
 
-CHEAP: Final = {"linger": protocol.TIMING.linger}  # with less work for a new password
+# With durations of its own a program makes less work of a new password (tests/forkserver.py).
+CHEAP: Final = {"linger": protocol.TIMING.linger}
 
 
 class Valve(Relay):
@@ -68,6 +69,8 @@ def cheap_account(password: str) -> Account:
 class AccountProgramsTest(ProgramsTest):
     """Whatever a program might save of a password would be in ``self.folder``."""
 
+    timing: ClassVar[Mapping[str, float]] = CHEAP  # of all programs of a class's tests
+
     def variables(self, password: str | None, new: str | None = None) -> dict[str, str]:
         given = {"HOME": str(self.folder), "CHAT_PASSWORD": password, "CHAT_NEW_PASSWORD": new}
         return {name: value for name, value in given.items() if value is not None}
@@ -82,12 +85,12 @@ class AccountProgramsTest(ProgramsTest):
         timing: Mapping[str, float] | None = None,
     ) -> Program:
         arguments = [LOCALHOST, "0", name, "--server-port", str(port), *options]
-        start = Command("chatclient", arguments, timing or {})
+        start = Command("chatclient", arguments, {**self.timing, **(timing or {})})
         return self.start(start, variables=self.variables(password, new))
 
     def register(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
         """A client that has registered its name, and goes on."""
-        client = self.client(name, port, password, "--register", timing=CHEAP | timing)
+        client = self.client(name, port, password, "--register", timing=timing)
         client.wait_for(f"* registered {name}")
         wait_until_joined(client)
         return client
@@ -100,8 +103,8 @@ class AccountProgramsTest(ProgramsTest):
 
     def manage(self, *options: str, password: str | None = None) -> Program:
         """The operator's program, started."""
-        arguments = Command("chatserver", [*options, "--db", str(self.db)])
-        return self.start(arguments, variables=self.variables(password))
+        command = Command("chatserver", [*options, "--db", str(self.db)], self.timing)
+        return self.start(command, variables=self.variables(password))
 
     def add(self, *names: str, password: str = PASSWORD) -> None:
         programs = [self.manage("--add-user", name, password=password) for name in names]

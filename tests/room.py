@@ -64,7 +64,7 @@ def quick_passwords() -> Iterator[None]:
     """
 
     def quick(hash_name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
-        return _PBKDF2(hash_name, password, salt + iterations.to_bytes(4, "big"), 1)
+        return _PBKDF2(hash_name, password, salt + iterations.to_bytes(4, "big"), 1, 4)
 
     with mock.patch.object(hashlib, "pbkdf2_hmac", quick):
         yield

@@ -12,11 +12,11 @@ import sqlite3
 import time
 import unicodedata
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from protocol import GROUP, ITERATIONS
 from tests.account_programs import (
@@ -114,7 +114,7 @@ class OnTerminals(AccountProgramsTest):
     ROWS, COLUMNS = 24, 100
 
     def terminal(self, module: str, *arguments: str) -> TerminalProgram:
-        start = Command(module, arguments)
+        start = Command(module, arguments, self.timing)
         program = TerminalProgram(start, self.folder, self.ROWS, self.COLUMNS)
         self.addCleanup(program.stop)
         return program
@@ -503,6 +503,7 @@ class Messages(AccountProgramsTest):
 
 
 class Secrets(AccountProgramsTest):
+    timing: ClassVar[Mapping[str, float]] = {}  # the real work for a new password
     OLD: Final = "cr\u00e8me br\u00fbl\u00e9e 4711"
     NEW: Final = "se\u00f1or ni\u00f1o 0815"
     TEXTS: Final = ("a public line", "a private line", "a line that is kept")
