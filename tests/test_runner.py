@@ -1,0 +1,205 @@
+"""``python -m tests``: the same result as ``python -m unittest``, whatever becomes of the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Final
+
+from tests.forkserver import ROOT
+from tests.programs import PATIENCE, environment
+
+GOOD: Final = """
+import unittest
+
+class Good(unittest.TestCase):
+    def test_one(self):
+        pass
+
+    def test_two(self):
+        pass
+
+class Skipped(unittest.TestCase):
+    @unittest.skip("not here")
+    def test_skipped(self):
+        pass
+"""
+BAD: Final = """
+import unittest
+
+class Bad(unittest.TestCase):
+    def test_good(self):
+        pass
+
+    def test_failing(self):
+        self.assertEqual("the found one", "the expected one")
+
+    def test_erring(self):
+        raise OSError("the disk is on fire")
+
+    def test_parts(self):
+        for number in range(3):
+            with self.subTest(number=number):
+                self.assertEqual(number, 1)
+
+    @unittest.expectedFailure
+    def test_unexpectedly_good(self):
+        pass
+
+class Unprepared(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        raise OSError("nothing is prepared")
+
+    def test_one(self):
+        pass
+"""
+DYING: Final = """
+import os, unittest
+
+class Dying(unittest.TestCase):
+    def test_death(self):
+        os._exit(0)
+"""
+IGNORING: Final = """
+import signal, tests, unittest
+from tests.programs import ProgramsTest
+
+class Ignoring(ProgramsTest):
+    def test_program_obeys_signals(self):
+        for number in (signal.SIGQUIT, signal.SIGHUP, signal.SIGINT):
+            self.assertNotEqual(signal.getsignal(number), signal.SIG_IGN)
+            server = self.start_server()
+            server.send_signal(number)
+            self.assertIn(server.status(), (0, -number))
+"""
+
+
+class RunnerTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def run_tests(
+        self, program: str, *arguments: str, before: str = "", **modules: str
+    ) -> tuple[int, str]:
+        """Return the status and the output of ``python -m program`` for these modules' sources.
+
+        ``before`` is what a shell does first.
+        """
+        for name, source in modules.items():
+            (self.folder / f"{name}.py").write_text(source)
+        line = [sys.executable, "-m", program, *arguments, *modules]
+        if before:
+            line = ["sh", "-c", f'{before}; exec "$@"', "sh", *line]
+        done = subprocess.run(
+            line,
+            cwd=ROOT,
+            env=environment(PYTHONPATH=str(self.folder)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def test_good_tests_are_counted_and_status_is_0(self) -> None:
+        status, output = self.run_tests("tests", "-j", "2", sample_good=GOOD)
+        self.assertEqual(status, 0, output)
+        self.assertEqual(output.splitlines()[-1], "2 passed, 0 failed, 1 skipped")
+
+    def test_failures_are_those_of_unittest_and_shown_whole(self) -> None:
+        modules = {"sample_bad": BAD, "sample_good": GOOD}
+        status, output = self.run_tests("tests", "-j", "2", **modules)
+        self.assertEqual(status, 1)
+        theirs, expected = self.run_tests("unittest", **modules)
+        self.assertEqual(theirs, 1)
+        heading = re.compile(r"^(?:FAIL|ERROR|UNEXPECTED SUCCESS): .*$", re.MULTILINE)
+        self.assertEqual(sorted(heading.findall(output)), sorted(heading.findall(expected)))
+        ran = re.compile(r"^Ran (\d+) tests", re.MULTILINE)
+        self.assertEqual(ran.findall(output), ran.findall(expected))
+        for words in (
+            "AssertionError: 'the found one' != 'the expected one'",
+            "OSError: the disk is on fire",
+            "OSError: nothing is prepared",
+            "(number=0)",
+            "(number=2)",
+        ):
+            self.assertIn(words, output)
+        self.assertEqual(output.splitlines()[-1], "3 passed, 5 failed, 1 skipped")
+
+    def test_module_that_cannot_be_imported_has_failed(self) -> None:
+        modules = {"sample_broken": "import no_such_module", "sample_good": GOOD}
+        status, output = self.run_tests("tests", **modules)
+        self.assertEqual(status, 1)
+        self.assertIn("No module named 'no_such_module'", output)
+        self.assertEqual(output.splitlines()[-1], "2 passed, 1 failed, 1 skipped")
+
+    def test_name_of_no_test_has_failed(self) -> None:
+        self.run_tests("unittest", sample_good=GOOD)
+        status, output = self.run_tests("tests", "sample_good.Good.test_three")
+        self.assertEqual(status, 1)
+        self.assertIn("has no attribute 'test_three'", output)
+        status, output = self.run_tests("tests", sample_empty="")
+        self.assertEqual((status, output.splitlines()[-1]), (1, "0 passed, 0 failed"))
+
+    def test_single_test_runs_alone(self) -> None:
+        self.run_tests("unittest", sample_good=GOOD)
+        status, output = self.run_tests("tests", "sample_good.Good.test_two")
+        self.assertEqual((status, output.splitlines()[-1]), (0, "1 passed, 0 failed"))
+
+    def test_tests_of_a_worker_that_dies_have_failed(self) -> None:
+        status, output = self.run_tests("tests", "-j", "1", sample_dying=DYING)
+        self.assertEqual(status, 1)
+        self.assertIn("sample_dying.Dying: not run to its end, since a worker has died", output)
+        self.assertEqual(output.splitlines()[-1], "0 passed, 1 failed")
+
+    def test_wrong_usage_is_status_2(self) -> None:
+        for arguments in (("-j", "0"), ("-j", "x"), ("--fast",)):
+            with self.subTest(arguments):
+                status, output = self.run_tests("tests", *arguments)
+                self.assertEqual(status, 2)
+                self.assertIn("usage: python -m tests", output)
+        status, output = self.run_tests("tests", "sample_good", sample_good=GOOD)
+        self.assertEqual(status, 2)
+        self.assertIn("is named twice", output)
+
+    @unittest.skipUnless(os.name == "posix", "needs a shell")
+    def test_signals_ignored_by_the_starter_are_not_by_programs(self) -> None:
+        for program in ("tests", "unittest"):
+            with self.subTest(program):
+                status, output = self.run_tests(
+                    program, before="trap '' INT QUIT HUP", sample_ignoring=IGNORING
+                )
+                self.assertEqual(status, 0, output)
+
+    def test_interrupt_ends_it_with_status_130(self) -> None:
+        (self.folder / "sample_slow.py").write_text(
+            "import time, unittest\n\n"
+            "class Slow(unittest.TestCase):\n"
+            "    def test_slow(self):\n"
+            "        print('started', flush=True)\n"
+            f"        time.sleep({PATIENCE})\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests", "sample_slow"],
+            cwd=ROOT,
+            env=environment(PYTHONPATH=str(self.folder)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as running:
+            assert running.stdout
+            self.assertEqual(running.stdout.readline(), b"started\n")
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            _, errors = running.communicate(timeout=PATIENCE)
+        self.assertEqual((running.returncode, errors), (130, b""))
+
+
+if __name__ == "__main__":
+    unittest.main()
