@@ -123,8 +123,10 @@ class OptionsTest(unittest.TestCase):
             version = output_of(program, "--version")
             self.assertEqual(version, f"{program} {protocol.__version__}\n")
         package = tomllib.loads((ROOT / "pyproject.toml").read_text())
-        attribute = package["tool"]["setuptools"]["dynamic"]["version"]["attr"]
-        self.assertEqual(attribute, "protocol.__version__")
+        source = package["tool"]["hatch"]["version"]
+        text = (ROOT / source["path"]).read_text(encoding="utf-8")
+        found = re.findall(source["pattern"], text, re.MULTILINE)
+        self.assertEqual(found, [protocol.__version__])
 
     def test_help_fits_a_small_screen(self) -> None:
         self.assertLessEqual(max(len(line) for line in chatclient.HELP), 38)
