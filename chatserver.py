@@ -39,7 +39,7 @@ import textwrap
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from math import ceil, floor, inf
 from types import FrameType
@@ -294,21 +294,17 @@ class Store:
         self._data_version = -1  # of no file
         path = os.path.realpath(path)  # one lock for all its names, none with a meaning for SQLite
         try:
-            patience = 0.1 if alone else 1.0
-            self._lock = self._open(f"{path}-lock", patience)
-            if alone:
-                self._take_lock()
-            self._file = self._open(path, patience)
-            self._version()  # before anything is changed
-            # Of a new file: the longest line has to fit into a page, or it takes another one.
-            self._file.execute("PRAGMA page_size = 8192")
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute(f"PRAGMA cache_size = -{CACHE}")
-            self._prepare(random_bytes)
-            query = "SELECT log_id, secret FROM room_file"
-            self.log_id, self._secret = self._file.execute(query).fetchone()
-            self.unread = self._count_unread()  # lines of all inboxes
+            with ExitStack() as refused:  # a file that is refused is closed again
+                patience = 0.1 if alone else 1.0
+                self._lock = refused.enter_context(closing(self._open(f"{path}-lock", patience)))
+                if alone:
+                    self._take_lock()
+                self._file = refused.enter_context(closing(self._open(path, patience)))
+                self._prepare(random_bytes)
+                query = "SELECT log_id, secret FROM room_file"
+                self.log_id, self._secret = self._file.execute(query).fetchone()
+                self.unread = self._count_unread()  # lines of all inboxes
+                refused.pop_all()
         except (OSError, sqlite3.Error) as error:
             words = getattr(error, "strerror", None) or str(error)
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
@@ -326,6 +322,13 @@ class Store:
         return sqlite3.connect(path, timeout=patience, isolation_level=None)
 
     def _prepare(self, random_bytes: RandomBytes) -> None:
+        """Set SQLite's modes, and bring the file up to date."""
+        self._version()  # before anything is changed
+        # Of a new file: the longest line has to fit into a page, or it takes another one.
+        self._file.execute("PRAGMA page_size = 8192")
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute(f"PRAGMA cache_size = -{CACHE}")
         newest = len(self._STEPS)
         if self._version() == newest:
             return

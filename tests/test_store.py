@@ -11,6 +11,7 @@ import unittest
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest import mock
 
 from chatserver import (
@@ -75,8 +76,22 @@ class StoreFile(unittest.TestCase):
         file.close()
 
     def refused(self, words: str) -> None:
-        with self.assertRaisesRegex(StoreError, words):
+        """The file is refused with these words, and none of those that were opened stays open."""
+        opened: list[sqlite3.Connection] = []
+        connect = sqlite3.connect
+
+        def recorded(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            opened.append(connect(*args, **kwargs))
+            return opened[-1]
+
+        with (
+            mock.patch.object(sqlite3, "connect", recorded),
+            self.assertRaisesRegex(StoreError, words),
+        ):
             Store(str(self.path))
+        for connection in opened:
+            with self.assertRaisesRegex(sqlite3.ProgrammingError, "closed"):
+                connection.execute("SELECT 1")
 
 
 class StoreTest(StoreFile):
