@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import IO, Final
 
-from tests.forkserver import ROOT, Command, Forked, fork_server
+from tests.forkserver import ROOT, Command, Forked, fork_server, ignored_signals
 
 LOCALHOST: Final = "127.0.0.1"
 # How much slower than usual this machine is: every wait for something to happen is longer by that.
@@ -27,6 +27,19 @@ TIMEOUT_FACTOR: Final = float(os.environ.get("CHAT_TESTS_TIMEOUT_FACTOR", "1"))
 PATIENCE: Final = 30.0 * TIMEOUT_FACTOR  # seconds
 PROGRAMS_AT_ONCE: Final = 2  # more would only wait for each other
 POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has changed
+
+
+def _let_programs_obey_signals() -> None:
+    """Give each signal that this process ignores a handler that does nothing.
+
+    Whoever starts the tests in the background (``python -m tests &``, nohup) makes them ignore
+    signals, and programs would inherit that. Exec and the fork server reset handlers.
+    """
+    for number in ignored_signals():
+        signal.signal(number, lambda *_: None)
+
+
+_let_programs_obey_signals()
 
 
 def environment(**more: str) -> dict[str, str]:

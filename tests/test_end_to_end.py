@@ -18,12 +18,13 @@ from itertools import combinations
 from typing import Final
 
 from protocol import MAX_DATAGRAM
-from tests.forkserver import Command
+from tests.forkserver import ROOT, Command
 from tests.programs import (
     LOCALHOST,
     PATIENCE,
     Program,
     ProgramsTest,
+    ServerProgram,
     has_ipv6,
     lasting_port,
     wait_until,
@@ -140,6 +141,39 @@ class ThreeClients(RoomTest):
         for word in ("PM", "DM", "WHO", "EX"):
             self.assertTrue([line for line in alice if re.match(rf"\* .*\b{word}\b", line)], word)
         self.assertEqual((bob, carol), ([], []))
+
+
+class Starts(RoomTest):
+    """The programs as a person starts them, and not from the fork server."""
+
+    def test_programs_by_path_and_as_modules_talk(self) -> None:
+        server = Command("chatserver", ["0", "--host", LOCALHOST, "--db", str(self.db)])
+        by_path = ServerProgram(server.line, self.folder)
+        self.addCleanup(by_path.stop)
+        client = Command("chatclient", [LOCALHOST, "0", "alice", *self.at(by_path)])
+        alice = self.start(client.line)
+        as_module = [sys.executable, "-m", "chatclient", LOCALHOST, "0", "bob", *self.at(by_path)]
+        bob = self.start(as_module, variables={"PYTHONPATH": str(ROOT)})
+        for each in (alice, bob):
+            wait_until_joined(each)
+        alice.type("hello")
+        bob.wait_for(*public("alice", "hello"))
+        bob.type("DM alice hi")
+        alice.wait_for(*direct("bob", "hi"))
+        for each in (alice, bob):
+            self.leave(each)
+        by_path.send_signal(signal.SIGINT)
+        self.assertEqual(by_path.status(), 0)
+
+    def test_server_as_a_module_listens(self) -> None:
+        line = [sys.executable, "-m", "chatserver", "0", "--host", LOCALHOST]
+        variables = {"PYTHONPATH": str(ROOT)}
+        server = self.start(line, variables=variables)
+        server.wait_until(lambda: bool(server.printed), "the address")
+        self.assertTrue(server.printed[0].startswith("Listening on UDP 127.0.0.1 port "))
+
+    def at(self, server: ServerProgram) -> list[str]:
+        return ["--server-port", str(server.port)]
 
 
 class Formats(RoomTest):

@@ -1,0 +1,42 @@
+"""A program that tells what it has got from whoever started it (``tests/test_forkserver.py``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Final
+
+from protocol import Timing
+
+STATUS: Final = 7
+
+
+def main(timing: Timing) -> int:
+    """Print what this process finds, as JSON in one line; return a status to be known by."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    found = {
+        "arguments": sys.argv[1:],
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "umask": os.umask(0),
+        "signals": {int(n): repr(signal.getsignal(n)) for n in sorted(signal.valid_signals())},
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "streams": [(s.encoding, s.errors, s.line_buffering, s.isatty()) for s in streams],
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "has terminal": has_controlling_terminal(),
+        "leads session": os.getsid(0) == os.getpid(),
+        "linger": timing.linger,
+    }
+    print(json.dumps(found))
+    return STATUS
+
+
+def has_controlling_terminal() -> bool:
+    """Return True if a terminal's Ctrl-C reaches this process."""
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDWR))
+        return True
+    return False

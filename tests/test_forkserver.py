@@ -1,0 +1,106 @@
+"""A forked program finds itself where exec would have put it, and ends with the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from tests.forkserver import ROOT, Command, fork_server
+from tests.probe import STATUS
+from tests.programs import LOCALHOST, PATIENCE, Program, environment, wait_until
+from tests.terminal import TerminalProgram
+
+PROBE: Final = Command("tests.probe", ["an argument"], {"linger": 1.0})
+
+
+@unittest.skipUnless(fork_server(), "this system starts programs by exec")
+class ForkServerTest(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def found_in_pipes(self, start: Command | list[str], **variables: str) -> dict[str, Any]:
+        program = Program(start, self.folder, variables=variables)
+        self.addCleanup(program.stop)
+        self.assertEqual((program.status(), program.complaints), (STATUS, []))
+        found: dict[str, Any] = json.loads(program.printed[0])
+        return found
+
+    def found_on_terminal(self, start: Command | list[str]) -> dict[str, Any]:
+        terminal = TerminalProgram(start, self.folder, 24, 9999, {"TERM": "vt100"})
+        self.addCleanup(terminal.stop)
+        self.assertEqual(terminal.status()[0], STATUS)
+        terminal.wait_until(lambda: b"\n" in terminal.written, "a line")
+        found: dict[str, Any] = json.loads(terminal.written)
+        return found
+
+    def test_forked_program_in_pipes_finds_the_same_as_an_execed_one(self) -> None:
+        forked, execed = self.found_in_pipes(PROBE), self.found_in_pipes(PROBE.line)
+        self.assertEqual(forked, execed)
+        self.assertEqual(forked["folder"], str(self.folder.resolve()))
+        self.assertEqual(forked["arguments"], PROBE.arguments)
+        self.assertFalse(forked["leads session"])
+
+    def test_forked_program_on_a_terminal_finds_the_same_as_an_execed_one(self) -> None:
+        forked, execed = self.found_on_terminal(PROBE), self.found_on_terminal(PROBE.line)
+        self.assertEqual(forked, execed)
+        self.assertTrue(forked["has terminal"])
+        self.assertTrue(forked["leads session"])
+        self.assertEqual(forked["environment"]["TERM"], "vt100")
+
+    def test_what_the_tests_have_changed_meanwhile_is_inherited(self) -> None:
+        self.found_in_pipes(PROBE)  # the fork server has started before
+        self.addCleanup(os.umask, os.umask(0o027))
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            self.addCleanup(signal.signal, number, signal.signal(number, signal.SIG_IGN))
+        variables = {"TZ": "Asia/Tokyo", "CHAT_TEST": "\udcff\u00e9"}
+        forked = self.found_in_pipes(PROBE, **variables)
+        self.assertEqual(forked, self.found_in_pipes(PROBE.line, **variables))
+        self.assertEqual(forked["umask"], 0o027)
+        self.assertIn("SIG_IGN", forked["signals"][str(int(signal.SIGINT))])
+        self.assertEqual(forked["environment"]["TZ"], "Asia/Tokyo")
+
+    def test_program_that_a_signal_ends_has_its_number_as_status(self) -> None:
+        for number in (signal.SIGKILL, signal.SIGQUIT):
+            program = Program(Command("chatserver", ["0", "--host", LOCALHOST]), self.folder)
+            self.addCleanup(program.stop)
+            wait_until(partial(self.has_printed, program), "the address")
+            program.send_signal(number)
+            self.assertEqual(program.status(), -number)
+            program.send_signal(number)  # reaches nobody
+
+    def has_printed(self, program: Program) -> bool:
+        return bool(program.printed)
+
+    def test_programs_end_though_the_tests_are_killed(self) -> None:
+        code = (
+            "from pathlib import Path; import sys, time\n"
+            "from tests.programs import Command, Program\n"
+            "program = Program(Command('chatserver', ['0']), Path(sys.argv[1]))\n"
+            "program.wait_until(lambda: bool(program.printed), 'the address')\n"
+            f"print(program.process.pid, flush=True); time.sleep({PATIENCE})"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(self.folder)],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+        ) as tests:
+            assert tests.stdout
+            pid = int(tests.stdout.readline())
+            self.assertTrue(Path(f"/proc/{pid}").exists())
+            tests.kill()
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the program's end")
+
+
+if __name__ == "__main__":
+    unittest.main()
