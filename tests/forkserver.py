@@ -41,6 +41,7 @@ from threading import Lock
 from typing import IO, Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+CAN_FORK: Final = sys.platform == "linux" and hasattr(os, "pidfd_open")
 LARGEST: Final = 1 << 20  # bytes of a request: arguments and environment
 PROGRAMS: Final = ("protocol", "chatserver", "chatclient")
 
@@ -156,10 +157,15 @@ class ForkServer:
         return json.loads(reply)
 
 
-@cache
 def fork_server() -> ForkServer | None:
     """Return this process's fork server, or None on systems where programs are exec'd."""
-    return ForkServer() if sys.platform == "linux" and hasattr(os, "pidfd_open") else None
+    return _fork_server_of(os.getpid()) if CAN_FORK else None
+
+
+@cache
+def _fork_server_of(pid: int) -> ForkServer:
+    """Return the fork server of one process; a fork of that process does not share it."""
+    return ForkServer()
 
 
 class Forked:

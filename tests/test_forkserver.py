@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tests.forkserver import ROOT, Command, fork_server
+from tests.forkserver import CAN_FORK, ROOT, Command
 from tests.probe import STATUS
 from tests.programs import LOCALHOST, PATIENCE, Program, environment, wait_until
 from tests.terminal import TerminalProgram
@@ -21,7 +21,7 @@ from tests.terminal import TerminalProgram
 PROBE: Final = Command("tests.probe", ["an argument"], {"linger": 1.0})
 
 
-@unittest.skipUnless(fork_server(), "this system starts programs by exec")
+@unittest.skipUnless(CAN_FORK, "this system starts programs by exec")
 class ForkServerTest(unittest.TestCase):
     maxDiff = None
 
