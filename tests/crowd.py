@@ -77,16 +77,16 @@ class Member:
         self.has_joined = False
         self.wake_at = inf  # for whoever drives it
         self._attempt = Attempt(name, GUEST, random_bytes, time.monotonic())
-        self._outbox = Log()
+        self.outbox = Log()
 
     def receive(self, data: bytes, now: float) -> list[bytes]:
         """The lines of the room from ``cursor`` on that have come."""
         if data[:1] == b"{":
             self._shake_hands(data, now)
             return []
-        packet = protocol.open_packet_untrusted(data, self._keys.server, self._blocks)
+        packet = protocol.open_packet_untrusted(data, self.keys.server, self.blocks)
         self._channel.receive(packet, now)
-        self._outbox.drop(self._channel.writers[LogId.LINES].cursor)
+        self.outbox.drop(self._channel.writers[LogId.LINES].cursor)
         reader, lines = self._channel.readers[LogId.ROOM], []
         while reader.is_ready:
             lines.append(reader.take()[1])
@@ -102,8 +102,8 @@ class Member:
             return
         self.has_joined = True
         self.cursor = terms.room
-        prove, self._keys = self._attempt.proven
-        self._session, self._blocks = prove.session, protocol.RoomBlocks(terms.room_key)
+        prove, self.keys = self._attempt.proven
+        self.session, self.blocks = prove.session, protocol.RoomBlocks(terms.room_key)
         timing = protocol.TIMING
         keepalive = timing.keepalive + timing.keepalive_jitter * os.urandom(1)[0] / 256
         reads = {LogId.ROOM: terms.room, LogId.INBOX: 0, LogId.NOTICES: 0}
@@ -123,13 +123,13 @@ class Member:
         self.write(protocol.Exit())
 
     def write(self, message: protocol.Message) -> None:
-        self._outbox.append(protocol.format_message(message).encode())
+        self.outbox.append(protocol.format_message(message).encode())
 
     def datagrams(self, now: float) -> list[bytes]:
         """What is to be sent now."""
         if self.has_joined:
-            packets = self._channel.packets(now, {LogId.LINES: self._outbox})
-            own = self._session, self._keys.client, self._blocks
+            packets = self._channel.packets(now, {LogId.LINES: self.outbox})
+            own = self.session, self.keys.client, self.blocks
             return [protocol.seal_packet(packet, *own) for packet in packets]
         if self._attempt.send_at > now:
             return []

@@ -123,9 +123,9 @@ class Mallory:
             select.select([guest.udp], [], [], protocol.TIMING.first_timeout)
             for data in received(guest.udp):
                 guest.receive(data, time.monotonic())
-        self.udp, self.session = guest.udp, guest._session
+        self.udp, self.session = guest.udp, guest.session
         self.taken = 0  # the server's cursor in what it writes
-        self._keys, self._blocks = guest._keys, guest._blocks
+        self._keys, self._blocks = guest.keys, guest.blocks
         self._cursors = {LogId.ROOM: guest.cursor, LogId.INBOX: 0, LogId.NOTICES: 0}
         self._numbers = count(FIRST_NUMBER)
         self._echo = 0

@@ -328,7 +328,7 @@ class RealContentTest(StrangersTest):
         (bob,) = self.join(self.wire.port, "bob")
         mallory = self.member("mallory")
         for raw in self.BAD:
-            mallory._outbox.append(raw)
+            mallory.outbox.append(raw)
         mallory.say("the end")
         drive(mallory, lambda heard: any(b"the end" in line for line in heard))
         bob.wait_for(*public("mallory", "the end"))
