@@ -45,7 +45,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a batch has come to; ``reports`` has each failure with its heading."""
+    """The results of a batch; ``reports`` has each failure with its heading."""
 
     ran: int = 0
     passed: int = 0
@@ -54,7 +54,7 @@ class Outcome:
     reports: list[str] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
-        """Count what another batch has come to."""
+        """Add the results of another batch."""
         self.ran += other.ran
         self.passed += other.passed
         self.failed |= other.failed
@@ -114,7 +114,7 @@ class Counting(unittest.TestResult):
 
 
 def run(suite: unittest.TestSuite) -> Outcome:
-    """Run a suite as unittest's own program does, and return what it has come to."""
+    """Run a suite as unittest's own program does, and return its results."""
     result = Counting()
     with warnings.catch_warnings():
         if not sys.warnoptions:

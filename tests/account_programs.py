@@ -67,7 +67,7 @@ def cheap_account(password: str) -> Account:
 
 
 class AccountProgramsTest(ProgramsTest):
-    """Whatever a program might save of a password would be in ``self.folder``."""
+    """A test of accounts; a program could save a password nowhere but in ``self.folder``."""
 
     timing: ClassVar[Mapping[str, float]] = CHEAP  # of all programs of a class's tests
 

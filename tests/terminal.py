@@ -154,9 +154,8 @@ class Screen:
             return
         if numbers == "?7":
             self._wraps = command == "h"
-        number = int(numbers) if numbers.isdigit() else 0
         rows, columns = self.size
-        row, count = self._cells[self.row], number or 1
+        row, count = self._cells[self.row], max(1, int(numbers) if numbers.isdigit() else 0)
         self.column = min(self.column, columns - 1)
         match command:
             case "A":

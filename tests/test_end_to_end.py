@@ -730,7 +730,7 @@ class WithoutServer(RoomTest):
 
     def test_who_leaves_while_the_server_is_away_is_told_what_was_not_delivered(self) -> None:
         ways = {"ex": "EX\r", "ctrl-c": "\x03", "ctrl-d": "\x04"}
-        # Who does not sit at a terminal waits longer than any test.
+        # Without a terminal it would wait longer than any test.
         impatient = {"trouble": 0.5, "leave_patience": 0.5, "deliver_patience": 3600.0}
         server = self.start_server()
         terminals = {}

@@ -57,7 +57,7 @@ class ForkServerTest(unittest.TestCase):
         self.assertTrue(forked["leads session"])
         self.assertEqual(forked["environment"]["TERM"], "vt100")
 
-    def test_what_the_tests_have_changed_meanwhile_is_inherited(self) -> None:
+    def test_forked_program_inherits_what_the_tests_have_changed(self) -> None:
         self.found_in_pipes(PROBE)  # the fork server has started before
         self.addCleanup(os.umask, os.umask(0o027))
         for number in (signal.SIGINT, signal.SIGUSR1):

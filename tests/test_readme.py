@@ -190,7 +190,7 @@ class NumbersTest(unittest.TestCase):
                 with self.subTest(key, value=constant[1], unit=constant[0][2]):
                     self.assertTrue(is_stated(text, key, constant))
 
-    def test_table_of_what_fills_up_has_the_constants(self) -> None:
+    def test_table_of_bounds_has_the_constants(self) -> None:
         it, timing, cookie = chatserver, TIMING, TIMING.cookie_life
         self.assert_cells(
             [" | ".join(row) for row in table_with("challenge")],

@@ -128,9 +128,12 @@ class Outsider:
         self.udp.settimeout(PATIENCE)
 
     def tell(self, *datagrams: bytes) -> list[bytes]:
-        """What has come back once the server has seen to all of these, and to whatever came from
-        this host before. Each HELLO that is answered shows that a turn of the server has passed:
-        what costs arithmetic may take several, but nothing comes back in two of them."""
+        """Send these, and return all that comes back.
+
+        The server has then seen to them, and to all that came from this host before: each answer to
+        a HELLO shows that one of its turns has passed. Arithmetic may take it several turns, but
+        when nothing comes back in two of them, there is none left.
+        """
         for data in datagrams:
             self.udp.send(data)
         replies: list[bytes] = []
@@ -155,7 +158,7 @@ def batches(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def arrived(udp: socket.socket) -> Iterator[bytes]:
-    """What is there already."""
+    """Return the datagrams that have come already."""
     with suppress(BlockingIOError):
         while True:
             yield udp.recv(2048)
@@ -309,7 +312,7 @@ class RealForgeryTest(StrangersTest):
 
 
 class RealContentTest(StrangersTest):
-    # What no line may have in it; a newline cannot be, since it would end the line.
+    # Lines that no client may send. A newline is not among them: it would end the line.
     BAD: Final = (
         *(b"PM bell \x07", b"PM \x1b[2J", b"PM \x00", b"PM a\rb", b"PM \xc2\x9b2J", b"PM \xc2\x85"),
         *(b"PM \xe2\x80\xae", b"PM \xe2\x81\xa6", b"PM \xe2\x80\xa8", b"PM \xef\xbb\xbf"),
@@ -324,7 +327,7 @@ class RealContentTest(StrangersTest):
         *(b"DM bob\x00 x", b"DM b\xc3\xb6b x", b"REGISTER", b"register x y z"),
     )
 
-    def test_what_a_client_should_have_cleaned_is_refused_and_shown_to_nobody(self) -> None:
+    def test_lines_that_no_client_may_send_are_shown_to_nobody(self) -> None:
         (bob,) = self.join(self.wire.port, "bob")
         mallory = self.member("mallory")
         for raw in self.BAD:

@@ -1,4 +1,4 @@
-"""What a client prints in a pipe: lines as the tests expect them, and what is found in them.
+"""Lines that a client prints in a pipe: as the tests expect them, and parts of them.
 
 Programs give their lines with ``[HH:MM]`` in place of every time (``tests/programs.py``).
 """
