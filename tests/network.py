@@ -74,8 +74,11 @@ class Network:
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Turn the clock to ``until``; stop earlier, and return True, as soon as it is ``done``."""
+        deadlines: dict[str, float] = {}
         while not done():
-            due, name = min(((end.deadline(), name) for name, end in self.ends.items()))
+            if deadlines.keys() != self.ends.keys():
+                deadlines = {name: end.deadline() for name, end in self.ends.items()}
+            due, name = min(zip(deadlines.values(), deadlines))
             event_at = self._events[0][0] if self._events else inf
             if min(due, event_at) > until:
                 self.now = until
@@ -85,6 +88,7 @@ class Network:
                 _, _, name, action = heapq.heappop(self._events)
                 action()
             self._flush(name)
+            deadlines[name] = self.ends[name].deadline()  # nothing has happened to the others
         return True
 
     def _flush(self, name: str) -> None:
