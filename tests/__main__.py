@@ -1,8 +1,9 @@
-"""Runs the tests on all cores: their classes over as many workers, the longest first.
+"""Runs the tests on all cores: their classes over some workers, those that take longest first.
 
     python -m tests [-j N] [NAME ...]
 
-The result is that of ``python -m unittest``, in half the time. A NAME is what unittest takes: a
+The result is that of ``python -m unittest``, in half the time. There is one worker more than cores,
+since tests of real programs wait half of their time. A NAME is what unittest takes: a
 module, a class or a test (``tests.test_room.HistoryTest``); without any, all tests run. Each
 failure is shown whole as soon as its class has ended. The status is 0 if all is well, 1 if a test
 has failed or there was none, 2 for wrong usage, 130 after Ctrl-C.
@@ -207,13 +208,19 @@ def result_of(future: Future[Outcome], batch: Batch) -> Outcome:
         return Outcome(len(batch.ids), 0, set(batch.ids), 0, [words])
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def main() -> int:
     """Run the tests that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests", description="Runs the tests.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="modules, classes or tests")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    words = "workers (default: %(default)s, the number of cores)"
-    parser.add_argument("-j", type=int, default=cores or 1, metavar="N", help=words)
+    words = "workers (default: %(default)s, one more than cores)"
+    parser.add_argument("-j", type=int, default=cores() + 1, metavar="N", help=words)
     args = parser.parse_args()
     if args.j < 1:
         parser.error("-j needs a number of at least 1")
