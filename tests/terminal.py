@@ -197,6 +197,7 @@ def _text(cells: Sequence[Cell]) -> str:
 class TerminalProgram:
     """A program on a pseudo-terminal of its own; ``variables`` that are "" are not set."""
 
+    _END: Final = b"\0"  # programs write none
     # The new process itself takes the terminal: it must be its session's controlling one.
     _LOGIN: Final = (
         "import os, sys; os.login_tty(int(sys.argv[1]));"
@@ -219,6 +220,7 @@ class TerminalProgram:
         self._get_attributes: Callable[[], list[object]] = lambda: termios.tcgetattr(self._slave)
         self.attributes_before = self._get_attributes()
         self.written = b""  # all that has come to the terminal
+        self._is_read = False
         self._screen = Screen(rows, columns)
         self._changed = Condition()
         given = {"TERM": "xterm", "INPUTRC": os.devnull, "NO_COLOR": "", **(variables or {})}
@@ -247,6 +249,8 @@ class TerminalProgram:
             if not raw:
                 return
             with self._changed:
+                if raw.endswith(self._END):
+                    raw, self._is_read = raw[: -len(self._END)], True
                 self.written += raw
                 self._screen.feed(decoder.decode(raw))
                 self._changed.notify_all()
@@ -332,8 +336,11 @@ class TerminalProgram:
         return self._get_attributes()
 
     def status(self) -> tuple[int, list[object]]:
-        """The exit status, and the terminal's attributes then."""
-        return self.process.wait(PATIENCE), self.attributes
+        """Return the exit status and the terminal's attributes, once all output has been read."""
+        status = self.process.wait(PATIENCE)
+        os.write(self._slave, self._END)  # comes after all that the program has written
+        self.wait_until(lambda: self._is_read, "the last of its output")
+        return status, self.attributes
 
     def stop(self) -> None:
         if self.process.poll() is None:

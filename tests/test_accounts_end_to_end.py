@@ -146,9 +146,6 @@ class OnTerminals(AccountProgramsTest):
         status, attributes = terminal.status()
         self.assertEqual(status, expected)
         self.assertEqual(attributes, terminal.attributes_before)
-        # The echo comes after all that the program has printed.
-        terminal.type("echo")
-        terminal.wait_until(lambda: terminal.rows[-1].endswith("echo"), "the echo")
         screen = "\n".join(terminal.rows)
         self.assertNotIn("Traceback", screen)
         return screen
