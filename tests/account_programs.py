@@ -107,8 +107,8 @@ class AccountProgramsTest(ProgramsTest):
         return self.start(command, variables=self.variables(password))
 
     def add(self, *names: str, password: str = PASSWORD) -> None:
-        programs = [self.manage("--add-user", name, password=password) for name in names]
-        for name, program in zip(names, programs):
+        for name in names:
+            program = self.manage("--add-user", name, password=password)
             self.assertEqual(self.end(program), [f"added {name}"])
 
     def have(self, *names: str) -> None:

@@ -330,6 +330,7 @@ class Rig:
             newcomer.join()
         return {
             "flood": kind,
+            "sent": sent,
             "sent/s": sent / seconds,
             "server %": 100 * cpu / seconds,
             **row,

@@ -10,11 +10,14 @@ The fork server is one process of its own, started by exec and without threads, 
 copies a lock that some other thread holds. It has imported the two programs, but not readline:
 that reads the terminal's kind and the person's inputrc when it is imported. In each new process
 ``_take_on`` sets whatever an exec by the test process would have set: descriptors, environment,
-folder, umask, ignored signals and, on request, a terminal with a session. Then the
-program runs, and the interpreter ends as it always does.
+folder, umask, ignored signals and, on request, a terminal with a session. Then the program runs,
+and the interpreter ends as it always does.
 
-A test that is about the start itself uses exec: of a path or of an installed command, with PYTHON*
-variables or another locale, with closed or full descriptors, or how long it takes.
+A forked program still differs from an exec'd one. It has no readline where its input is no
+terminal, all programs of a test process share one hash seed, and resource limits are those of the
+fork server's start. A test that is about the start itself uses exec (``Command.line``): of a path,
+as a module, with PYTHON* variables or another locale, with closed or full descriptors, or how long
+it takes.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -131,8 +134,9 @@ class ForkServer:
         ``descriptors`` are its standard input, output and error, or the one terminal that it gets
         together with a session of its own.
         """
-        umask = os.umask(0o077)
-        os.umask(umask)
+        with self._lock:
+            umask = os.umask(0o077)
+            os.umask(umask)
         request = {
             "command": (command.module, list(command.arguments), dict(command.timing)),
             "folder": str(folder),
@@ -154,7 +158,10 @@ class ForkServer:
             reply = self._control.recv(LARGEST)
         if not reply:
             raise AssertionError("the fork server has ended")
-        return json.loads(reply)
+        found = json.loads(reply)
+        if isinstance(found, str):
+            raise AssertionError(f"the fork server: {found}")
+        return found
 
 
 def fork_server() -> ForkServer | None:
@@ -230,7 +237,8 @@ class Forked:
 
     def is_stopped(self) -> bool:
         """Return True if a signal has stopped it."""
-        return self._server.wait(self.pid, os.WSTOPPED | os.WNOWAIT) is not None
+        is_ended = self.returncode is not None
+        return not is_ended and bool(self._server.wait(self.pid, os.WSTOPPED | os.WNOWAIT))
 
 
 # ------------------------------------------------------------------------------- the fork server
@@ -239,28 +247,38 @@ class Forked:
 def _serve(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Answer requests until the test process ends; in each new process return its request."""
     running: set[int] = set()
-    while True:
-        raw, descriptors, _, _ = socket.recv_fds(control, LARGEST, 3)
-        if not raw:
-            for pid in running:
-                os.kill(pid, signal.SIGKILL)
-            return None
-        request = json.loads(raw)
-        reply: object
-        if "wait" in request:
-            pid = request["wait"]
-            found = os.waitid(os.P_PID, pid, request["options"] | os.WNOHANG)
-            reply = found and (found.si_code, found.si_status)
-            if found and request["options"] & os.WEXITED:
-                running.discard(pid)
-        else:
-            reply = pid = os.fork()
-            if not pid:
+    is_new = False
+    try:
+        while True:
+            raw, descriptors, _, _ = socket.recv_fds(control, LARGEST, 3)
+            if not raw:
+                return None
+            request = json.loads(raw)
+            reply: object
+            try:
+                reply = _wait(request, running) if "wait" in request else os.fork()
+            except OSError as error:
+                reply = str(error)
+            if reply == 0:
+                is_new = True
                 return request, descriptors
-            running.add(pid)
+            if "wait" not in request and isinstance(reply, int):
+                running.add(reply)
             for each in descriptors:
                 os.close(each)
-        control.send(json.dumps(reply).encode())
+            control.send(json.dumps(reply).encode())
+    finally:
+        for pid in () if is_new else running:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _wait(request: Mapping[str, Any], running: set[int]) -> tuple[int, int] | None:
+    """Return what os.waitid() tells of a program, without waiting for that."""
+    pid, options = request["wait"], request["options"]
+    found = os.waitid(os.P_PID, pid, options | os.WNOHANG)
+    if found and options & os.WEXITED:
+        running.discard(pid)
+    return (found.si_code, found.si_status) if found else None
 
 
 def _take_on(request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
@@ -276,7 +294,8 @@ def _take_on(request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["variables"])
     time.tzset()
-    locale.setlocale(locale.LC_CTYPE, "")
+    with suppress(locale.Error):  # of a locale that is not installed; Python starts all the same
+        locale.setlocale(locale.LC_CTYPE, "")
     if len(descriptors) == 1:
         os.login_tty(descriptors[0])
     else:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import Final
 
+import chatclient
 from protocol import Timing
 
 STATUS: Final = 7
@@ -29,6 +32,10 @@ def main(timing: Timing) -> int:
         "has terminal": has_controlling_terminal(),
         "leads session": os.getsid(0) == os.getpid(),
         "linger": timing.linger,
+        "hour of the epoch": time.localtime(0).tm_hour,
+        "locale": locale.setlocale(locale.LC_CTYPE),
+        # In pipes a forked program has none.
+        "has readline": sys.stdin.isatty() and chatclient.readline is not None,
     }
     print(json.dumps(found))
     return STATUS

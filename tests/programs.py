@@ -52,11 +52,11 @@ def environment(**more: str) -> dict[str, str]:
 def lasting_port() -> int:
     """Return a UDP port for a program that comes back at it.
 
-    Nobody is given it by chance while the program is away: it is below the ports that systems give
-    to whoever asks for any (RFC 6335 section 6: from 49152 on; Linux: from 32768 on), and each
-    process of the tests looks for it at another place.
+    No socket gets it by chance while the program is away: it is below the ports that a system gives
+    when any will do (RFC 6335 section 6: from 49152 on; Linux: from 32768 on). Processes with ids
+    that follow each other look for theirs in ranges that do not overlap.
     """
-    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+    for port in range(20_000 + os.getpid() % 380 * 32, 32_768):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
             probe.bind((LOCALHOST, port))
             return port
@@ -352,6 +352,15 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"in vain for {what}")
         time.sleep(POLL)
+
+
+def is_running(pid: int) -> bool:
+    """Return True if there is such a process, and it has not ended (Linux: proc_pid_stat(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def wait_until_joined(client: Program) -> None:

@@ -39,19 +39,15 @@ def end_at(host: str, port: int) -> str:
 
 
 def seeded_bytes(seed: str) -> RandomBytes:
-    """Return a source of random bytes that ``seed`` decides, with secret exponents of 32 bits.
+    """Return a source of random bytes that ``seed`` decides; of 32 only the last 4 are random.
 
-    Powers with 256 bits would take up most of the tests' time, and are no matter of virtual time:
-    ``tests/test_srp.py`` has them.
+    Secret exponents have 32 bytes. Their powers would take up most of the tests' time, and are no
+    matter of virtual time: ``tests/test_srp.py`` has them, and holds the programs to their size.
     """
     random = Random(seed)
 
     def random_bytes(count: int) -> bytes:
-        return (
-            random.randbytes(min(count, 4)).rjust(count, b"\0")
-            if count == 32
-            else (random.randbytes(count))
-        )
+        return random.randbytes(4).rjust(32, b"\0") if count == 32 else random.randbytes(count)
 
     return random_bytes
 

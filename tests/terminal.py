@@ -249,8 +249,8 @@ class TerminalProgram:
             if not raw:
                 return
             with self._changed:
-                if raw.endswith(self._END):
-                    raw, self._is_read = raw[: -len(self._END)], True
+                self._is_read |= self._END in raw
+                raw = raw.replace(self._END, b"")
                 self.written += raw
                 self._screen.feed(decoder.decode(raw))
                 self._changed.notify_all()

@@ -48,6 +48,7 @@ from chatclient import (
 from protocol import TIMING, Direct, Public, Timing
 from tests import views
 from tests.actions import close_loop, give_socket, press_ctrl_c, take_line
+from tests.programs import PATIENCE
 from tests.room import quick_passwords
 
 
@@ -330,7 +331,7 @@ class NetworkTest(unittest.TestCase):
         client.datagrams.return_value = []
         client.deadline.return_value = inf
         network = self.network(client, replace(TIMING, route=0.05))
-        hang = threading.Timer(10, network.leave)
+        hang = threading.Timer(PATIENCE, network.leave)
         hang.start()
         self.addCleanup(hang.cancel)
         for count in range(3):
@@ -376,7 +377,7 @@ class NetworkTest(unittest.TestCase):
         self.assertTrue(writer.is_alive())
         self.assertEqual(client.backlog, MAX_BACKLOG)
         client.failure = "put out"
-        writer.join(10)
+        writer.join(PATIENCE)
         self.assertFalse(writer.is_alive())
 
 

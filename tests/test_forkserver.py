@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tests.forkserver import CAN_FORK, ROOT, Command
+from tests.forkserver import CAN_FORK, ROOT, Command, fork_server
 from tests.probe import STATUS
-from tests.programs import LOCALHOST, PATIENCE, Program, environment, wait_until
+from tests.programs import LOCALHOST, PATIENCE, Program, environment, is_running, wait_until
 from tests.terminal import TerminalProgram
 
 PROBE: Final = Command("tests.probe", ["an argument"], {"linger": 1.0})
@@ -56,6 +56,7 @@ class ForkServerTest(unittest.TestCase):
         self.assertTrue(forked["has terminal"])
         self.assertTrue(forked["leads session"])
         self.assertEqual(forked["environment"]["TERM"], "vt100")
+        self.assertTrue(forked["has readline"])
 
     def test_forked_program_inherits_what_the_tests_have_changed(self) -> None:
         self.found_in_pipes(PROBE)  # the fork server has started before
@@ -67,7 +68,29 @@ class ForkServerTest(unittest.TestCase):
         self.assertEqual(forked, self.found_in_pipes(PROBE.line, **variables))
         self.assertEqual(forked["umask"], 0o027)
         self.assertIn("SIG_IGN", forked["signals"][str(int(signal.SIGINT))])
-        self.assertEqual(forked["environment"]["TZ"], "Asia/Tokyo")
+        self.assertEqual(forked["hour of the epoch"], 9)
+
+    def test_forked_program_starts_though_its_locale_is_missing(self) -> None:
+        forked = self.found_in_pipes(PROBE, LC_ALL="xx_XX.UTF-8")
+        self.assertEqual(forked["environment"]["LC_ALL"], "xx_XX.UTF-8")
+
+    def test_process_that_is_forked_has_a_fork_server_of_its_own(self) -> None:
+        ours = fork_server()
+        pipe = os.pipe()
+        if not (pid := os.fork()):
+            os.write(pipe[1], b"shared" if fork_server() is ours else b"own")
+            os._exit(0)
+        os.close(pipe[1])
+        with open(pipe[0], "rb") as found:
+            self.assertEqual(found.read(), b"own")
+        os.waitpid(pid, 0)
+
+    def test_request_that_cannot_be_met_leaves_the_fork_server_alive(self) -> None:
+        server = fork_server()
+        assert server
+        with self.assertRaisesRegex(AssertionError, "No child processes"):
+            server.wait(os.getpid(), os.WEXITED)
+        self.found_in_pipes(PROBE)
 
     def test_program_that_a_signal_ends_has_its_number_as_status(self) -> None:
         for number in (signal.SIGKILL, signal.SIGQUIT):
@@ -97,9 +120,9 @@ class ForkServerTest(unittest.TestCase):
         ) as tests:
             assert tests.stdout
             pid = int(tests.stdout.readline())
-            self.assertTrue(Path(f"/proc/{pid}").exists())
+            self.assertTrue(is_running(pid))
             tests.kill()
-        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the program's end")
+        wait_until(lambda: not is_running(pid), "the program's end")
 
 
 if __name__ == "__main__":

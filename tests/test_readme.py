@@ -19,6 +19,7 @@ import chatclient
 import chatserver
 import protocol
 from protocol import TIMING, LogId
+from tests import views
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,9 +49,9 @@ def numbers(text: str) -> Iterator[Number]:
         yield found, round(value * UNITS.get(found[2], 1), 9)
 
 
-def digits_of(cell: str) -> set[float]:
+def digits_of(cell: str) -> list[float]:
     """Return the numbers of a table's cell. 0 is left out: it only explains an option."""
-    return {value for found, value in numbers(cell) if found[1][0].isdigit() and value}
+    return [value for found, value in numbers(cell) if found[1][0].isdigit() and value]
 
 
 def is_stated(text: str, key: str, constant: Number) -> bool:
@@ -192,10 +193,11 @@ class NumbersTest(unittest.TestCase):
 
     def test_table_of_bounds_has_the_constants(self) -> None:
         it, timing, cookie = chatserver, TIMING, TIMING.cookie_life
+        self.assertEqual(it.DATAGRAMS_PER_TURN, it.LINES_PER_TURN)  # "256 of each"
         self.assert_cells(
             [" | ".join(row) for row in table_with("challenge")],
             ("datagrams", f"{it.RECEIVE_BUFFER >> 20} MB"),
-            ("turn", f"{it.DATAGRAMS_PER_TURN}, {it.LINES_PER_TURN}"),
+            ("turn", f"{it.LINES_PER_TURN}"),
             ("handshakes", f"{it.HANDSHAKES_PER_TURN} ms"),
             ("handshakes", f"{it.WAITING_HANDSHAKES}"),
             ("challenges", f"{it.PENDING_CHALLENGES}, {it.NETWORK_CHALLENGES}, {cookie} s"),
@@ -205,8 +207,8 @@ class NumbersTest(unittest.TestCase):
             ("--rate", f"{it.BURST_MARGIN * protocol.BURST_SECONDS} s"),
             ("lines", f"{WINDOWS[LogId.LINES]}"),
             ("packets", f"{protocol.AT_ONCE}, {timing.pacing} s"),
-            ("packets", f"{protocol._UNANSWERED}"),
-            ("blocks", f"{protocol.RoomBlocks._LIMIT}"),
+            ("packets", f"{views.UNANSWERED_PACKETS}"),
+            ("blocks", f"{views.SEALED_BLOCKS}"),
             ("WHO", f"{it.UNREAD_NOTICES}"),
             ("inbox", f"{it.UNREAD_INBOX}, {it.UNREAD_SHARE}, {it.UNREAD_LINES}"),
             ("memory", f"{it.ROOM_TAIL}, {it.INBOX_TAIL}"),
@@ -289,7 +291,7 @@ class NumbersTest(unittest.TestCase):
         for refusal in protocol.Refusal:
             self.assertIn(f'"{refusal.value}"', SPECIFICATION)
         hello = protocol.Hello.__dataclass_fields__.keys()
-        for name, kind in protocol._TYPES.items():
+        for name, kind in views.RECORD_TYPES.items():
             fields = kind.__dataclass_fields__.keys() - (hello if name == "JOIN" else set())
             lines = re.findall(rf"^[ |].*\b{name}\b.*$", SPECIFICATION, re.MULTILINE)
             with self.subTest(name):

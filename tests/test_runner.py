@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.forkserver import ROOT
-from tests.programs import PATIENCE, environment
+from tests.programs import PATIENCE, environment, is_running, wait_until
 
 GOOD: Final = """
 import unittest
@@ -65,7 +66,39 @@ import os, unittest
 
 class Dying(unittest.TestCase):
     def test_death(self):
-        os._exit(0)
+        os._exit(3)
+"""
+ENDING: Final = """
+import sys, unittest
+
+class Interrupted(unittest.TestCase):
+    def test_interrupt(self):
+        raise KeyboardInterrupt
+
+class Unprepared(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        sys.exit(3)
+
+    def test_one(self):
+        pass
+"""
+SLOW: Final = """
+import os, time, unittest
+from tests.programs import POLL, ProgramsTest
+
+class Idle(unittest.TestCase):
+    SECONDS = 9.0  # it begins before the other one
+
+    def test_one(self):
+        pass
+
+class Slow(ProgramsTest):
+    def test_slow(self):
+        server = self.start_server()
+        print(os.getpid(), server.process.pid, flush=True)
+        while not os.path.exists(os.environ["STOP_FILE"]):
+            time.sleep(POLL)
 """
 IGNORING: Final = """
 import signal, tests, unittest
@@ -97,6 +130,9 @@ class RunnerTest(unittest.TestCase):
         line = [sys.executable, "-m", program, *arguments, *modules]
         if before:
             line = ["sh", "-c", f'{before}; exec "$@"', "sh", *line]
+        return self.run_line(line)
+
+    def run_line(self, line: list[str]) -> tuple[int, str]:
         done = subprocess.run(
             line,
             cwd=ROOT,
@@ -153,11 +189,32 @@ class RunnerTest(unittest.TestCase):
         status, output = self.run_tests("tests", "sample_good.Good.test_two")
         self.assertEqual((status, output.splitlines()[-1]), (0, "1 passed, 0 failed"))
 
-    def test_tests_of_a_worker_that_dies_have_failed(self) -> None:
-        status, output = self.run_tests("tests", "-j", "1", sample_dying=DYING)
+    def test_only_tests_of_the_worker_that_dies_have_failed(self) -> None:
+        modules = {"sample_dying": DYING, "sample_good": GOOD}
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers):
+                status, output = self.run_tests("tests", "-j", workers, **modules)
+                self.assertEqual(status, 1)
+                self.assertIn("ERROR: sample_dying.Dying\n", output)
+                self.assertIn("the worker has died: 3", output)
+                self.assertEqual(output.splitlines()[-1], "2 passed, 1 failed, 1 skipped")
+
+    def test_exceptions_that_unittest_lets_through_are_failures(self) -> None:
+        modules = {"sample_ending": ENDING, "sample_good": GOOD}
+        status, output = self.run_tests("tests", "-j", "2", **modules)
         self.assertEqual(status, 1)
-        self.assertIn("sample_dying.Dying: not run to its end, since a worker has died", output)
-        self.assertEqual(output.splitlines()[-1], "0 passed, 1 failed")
+        self.assertIn("raise KeyboardInterrupt", output)
+        self.assertIn("sys.exit(3)", output)
+        self.assertEqual(output.splitlines()[-1], "2 passed, 2 failed, 1 skipped")
+
+    def test_spawned_workers_have_the_same_result(self) -> None:
+        code = "from tests import runner; runner.START_METHOD = 'spawn'; exit(runner.main())"
+        for name, source in (("sample_bad", BAD), ("sample_good", GOOD), ("sample_dying", DYING)):
+            (self.folder / f"{name}.py").write_text(source)
+        modules = ["sample_bad", "sample_good", "sample_dying"]
+        status, output = self.run_line([sys.executable, "-c", code, *modules])
+        self.assertEqual(status, 1)
+        self.assertEqual(output.splitlines()[-1], "3 passed, 6 failed, 1 skipped")
 
     def test_wrong_usage_is_status_2(self) -> None:
         for arguments in (("-j", "0"), ("-j", "x"), ("--fast",)):
@@ -178,27 +235,36 @@ class RunnerTest(unittest.TestCase):
                 )
                 self.assertEqual(status, 0, output)
 
-    def test_interrupt_ends_it_with_status_130(self) -> None:
-        (self.folder / "sample_slow.py").write_text(
-            "import time, unittest\n\n"
-            "class Slow(unittest.TestCase):\n"
-            "    def test_slow(self):\n"
-            "        print('started', flush=True)\n"
-            f"        time.sleep({PATIENCE})\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests", "sample_slow"],
-            cwd=ROOT,
-            env=environment(PYTHONPATH=str(self.folder)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        ) as running:
-            assert running.stdout
-            self.assertEqual(running.stdout.readline(), b"started\n")
-            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-            _, errors = running.communicate(timeout=PATIENCE)
-        self.assertEqual((running.returncode, errors), (130, b""))
+    @unittest.skipUnless(sys.platform == "linux", "looks at processes")
+    def test_signals_end_the_workers_and_their_programs(self) -> None:
+        (self.folder / "sample_slow.py").write_text(SLOW)
+        stop = self.folder / "stop"
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+            with (
+                self.subTest(number),
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests", "-j", "2", "sample_slow"],
+                    cwd=ROOT,
+                    env=environment(PYTHONPATH=str(self.folder), STOP_FILE=str(stop)),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                ) as running,
+            ):
+                assert running.stdout
+                pids = list(map(int, running.stdout.readline().split()))
+                if number == signal.SIGINT:
+                    os.killpg(running.pid, number)  # as a terminal does
+                else:
+                    running.send_signal(number)
+                if number == signal.SIGKILL:
+                    stop.touch()  # a worker runs its test to the end
+                wait_until(partial(self.have_ended, pids), "the others' end")
+                _, errors = running.communicate(timeout=PATIENCE)
+                self.assertEqual((running.returncode, errors), (status, b""))
+
+    def have_ended(self, pids: list[int]) -> bool:
+        return not any(map(is_running, pids))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ import hmac
 import random
 import unicodedata
 import unittest
+from typing import Final
 from unittest import mock
 
 import protocol
+from chatclient import Attempt, Credentials
+from chatserver import GUEST, Door
 from protocol import (
     GROUP,
     GUEST_SECRET,
@@ -187,6 +190,29 @@ class Exchange(unittest.TestCase):
         for wrong in (x + 1, GUEST_SECRET):
             client, server = secrets(7, wrong, GROUP.power(x))
             self.assertNotEqual(client, server)
+
+
+class SecretExponents(unittest.TestCase):
+    """Both ends draw 256 random bits, though tests in virtual time make most of them 0."""
+
+    LARGEST: Final = 2**256 - 1
+
+    def ones(self, count: int) -> bytes:
+        return b"\xff" * count
+
+    def test_client_draws_256_bits(self) -> None:
+        attempt = Attempt("alice", Credentials(), self.ones, 0.0)
+        hello = protocol.parse_handshake_untrusted(attempt.request)
+        assert isinstance(hello, protocol.Hello)
+        self.assertEqual(hello.public, GROUP.pad(GROUP.power(self.LARGEST)))
+
+    def test_server_draws_256_bits(self) -> None:
+        public = GROUP.pad(GROUP.power(5))
+        join = protocol.Join(protocol.VERSION, "alice", bytes(16), public, bytes(16))
+        data = Door(protocol.TIMING, self.ones).challenge(join, GUEST, ("host", 7890), 0.0)
+        challenge = protocol.parse_handshake_untrusted(data)
+        assert isinstance(challenge, protocol.Challenge)
+        self.assertEqual(challenge.public, GROUP.pad(server_public(self.LARGEST, 1)))
 
 
 class Passwords(unittest.TestCase):

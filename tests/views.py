@@ -1,6 +1,7 @@
-"""Read-only views of what the programs keep private: other modules of the tests do not read it.
+"""Read-only views of what the programs keep private, so that one module knows its names.
 
-Nothing here changes a program. Changes that no public way brings about are in tests/actions.py.
+Nothing here changes what a program does; tests/actions.py has changes that no public way brings
+about.
 """
 
 from __future__ import annotations
@@ -196,8 +197,9 @@ def next_route_check(loop: chatclient.Network) -> float:
 
 PACKET_OVERHEAD: Final = protocol._OVERHEAD
 PART_HEADER: Final = protocol._PART_HEADER
-RECORD_TYPES: Final = tuple(protocol._TYPES)
+RECORD_TYPES: Final = MappingProxyType(protocol._TYPES)
 SEALED_BLOCKS: Final = RoomBlocks._LIMIT
+UNANSWERED_PACKETS: Final = protocol._UNANSWERED
 SHARED_PARTS: Final = protocol._PARTS_KEPT
 
 # The functions from which packets are made, for packets that no program would make.
