@@ -59,7 +59,7 @@ def is_handshake(data: bytes) -> bool:
 
 @cache
 def cheap_account(password: str) -> Account:
-    """Nobody's yet, and as cheap to log in to as a client allows: for tests of other things."""
+    """Return an account without a name, as cheap to log in to as a client allows."""
     raw, salt = protocol.prepare_password(password), os.urandom(protocol.SALT_LENGTH)
     iterations = ITERATIONS_ALLOWED.start
     x = protocol.password_secret_untrusted(raw, salt, iterations)
@@ -89,7 +89,7 @@ class AccountProgramsTest(ProgramsTest):
         return self.start(start, variables=self.variables(password, new))
 
     def register(self, name: str, port: int, password: str = PASSWORD, **timing: float) -> Program:
-        """A client that has registered its name, and goes on."""
+        """Return a client that has registered its name, and is in the room."""
         client = self.client(name, port, password, "--register", timing=timing)
         client.wait_for(f"* registered {name}")
         wait_until_joined(client)
@@ -102,7 +102,7 @@ class AccountProgramsTest(ProgramsTest):
         return client
 
     def manage(self, *options: str, password: str | None = None) -> Program:
-        """The operator's program, started."""
+        """Start the operator's program."""
         command = Command("chatserver", [*options, "--db", str(self.db)], self.timing)
         return self.start(command, variables=self.variables(password))
 
@@ -112,14 +112,14 @@ class AccountProgramsTest(ProgramsTest):
             self.assertEqual(self.end(program), [f"added {name}"])
 
     def have(self, *names: str) -> None:
-        """Makes accounts before there is a server, and faster than the operator's program."""
+        """Make accounts before there is a server, and faster than the operator's program."""
         with closing(Store(str(self.db))) as store:
             for name in names:
                 account = replace(cheap_account(PASSWORD), id=os.urandom(16), name=name)
                 self.assertTrue(store.add(account))
 
     def accounts(self) -> list[str]:
-        """The names of the accounts in the room file."""
+        """Return the names of the accounts in the room file."""
         with closing(sqlite3.connect(self.db)) as file:
             return [name for (name,) in file.execute("SELECT name FROM accounts ORDER BY folded")]
 

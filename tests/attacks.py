@@ -51,7 +51,7 @@ def join(cookie: bytes, it: Hello | None = None) -> Join:
 
 
 def shortest_handshakes() -> Iterator[bytes]:
-    """The shortest packet of each type, and those that are refused and shorter still."""
+    """Return the shortest packet of each type, and shorter ones that are refused."""
     for kind in ("HELLO", "JOIN"):
         yield json.dumps({"type": kind, "nonce": NONCE.hex()}, separators=(",", ":")).encode()
     for name in ("", "m"):
@@ -69,21 +69,21 @@ def shortest_handshakes() -> Iterator[bytes]:
 
 
 def handshakes_of_all_lengths(more: int = MAX_DATAGRAM) -> Iterator[bytes]:
-    """Each of these, and up to so many bytes ``more``."""
+    """Return each of these, also with up to ``more`` bytes of padding."""
     for shortest in shortest_handshakes():
         for length in range(len(shortest), min(len(shortest) + more, MAX_DATAGRAM + 1) + 1):
             yield shortest.ljust(length)
 
 
 def session_packets_of_all_lengths(session: bytes) -> Iterator[bytes]:
-    """From none to more than are allowed, with a tag that does not fit."""
+    """Return packets of every length, also of one that is too long, whose tag does not fit."""
     start = bytes([SESSION_PACKET]) + session
     for length in range(MAX_DATAGRAM + 2):
         yield start.ljust(length, b"\1")[:length]
 
 
 def refused_names() -> Iterator[bytes]:
-    """Names that are longer in the words of a refusal than where they came from."""
+    """Return HELLOs whose names are longer in the words of a refusal than in the HELLO."""
     for letter in ("\N{SMILE}", "\U000e0020", "é", '"', "\\", "\0", " "):
         for length in (1, 39, 40, 41, 100):
             fields = json.loads(format_handshake(hello())) | {"username": letter * length}
@@ -91,7 +91,7 @@ def refused_names() -> Iterator[bytes]:
 
 
 def naming(host: str, port: int) -> Iterator[bytes]:
-    """Packets whose content names an address."""
+    """Return handshake packets whose content names an address."""
     nonce = f"{host}:{port}".encode()[:16].ljust(16)
     for name in (host, f"{host}.{port}", f"{host}:{port}"):
         for record in (hello(name), hello(name, 9), hello(name, nonce=nonce)):
@@ -102,8 +102,10 @@ def naming(host: str, port: int) -> Iterator[bytes]:
 
 
 def shapes(session: bytes, keys: Keys, blocks: RoomBlocks, first: int) -> Iterator[bytes]:
-    """Well sealed packets of a member, from the shortest on, each the newest so far. Their lines
-    are far beyond the server's cursor, and so it takes none of them."""
+    """Return well sealed packets of a member, from the shortest on, each the newest so far.
+
+    The server takes none of their lines, because these are far beyond its cursor.
+    """
     for number, (asks, lines) in enumerate(((False, 0), (True, 0), (False, 3), (True, 60)), first):
         part = Part(LogId.LINES, protocol.WINDOW_LINES[LogId.LINES], (b"WHO",) * lines)
         packet = Packet(number, 0, 0, asks, (0, 0, 0), (part,) if lines else ())
@@ -111,8 +113,10 @@ def shapes(session: bytes, keys: Keys, blocks: RoomBlocks, first: int) -> Iterat
 
 
 def forged(session: bytes, keys: Keys, blocks: RoomBlocks) -> Iterator[bytes]:
-    """Packets under a session's id, sealed with whatever keys their sender has. Which line the
-    server waits for it does not know, and so it writes as many as fit into the window."""
+    """Return packets under a session's id, sealed with keys that their sender happens to have.
+
+    It does not know which line the server waits for, so it writes as many as the window has.
+    """
     register = "REGISTER", "00" * 16, "600000", "00" * 255 + "02"
     for line in ("EX", "PM forged", "WHO"):
         lines = (line.encode(),) * protocol.WINDOW_LINES[LogId.LINES]
@@ -125,18 +129,18 @@ def forged(session: bytes, keys: Keys, blocks: RoomBlocks) -> Iterator[bytes]:
 
 
 def mutated(record: list[bytes], count: int) -> Iterator[bytes]:
-    """So many that are made of those."""
+    """Return ``count`` datagrams that are made of recorded ones."""
     dice = Dice(1)
     return (dice.mutated(dice.choice(record), dice.choice(record)) for _ in range(count))
 
 
 def under(session: bytes, data: bytes) -> bytes:
-    """A session packet with that session's id in place of its own."""
+    """Return a session packet with that session's id in place of its own."""
     return data[:1] + session + data[1 + len(session) :]
 
 
 def in_many_orders(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """As they were, backwards, and shuffled."""
+    """Return the datagrams as they were, backwards, and shuffled."""
     it = list(dict.fromkeys(datagrams))
     yield it
     yield it[::-1]
@@ -144,8 +148,10 @@ def in_many_orders(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def dump(path: Path) -> Dump:
-    """Everything in a room file that changes when somebody comes in, moves, leaves, or says
-    something to whomsoever; and not what changes when it is read."""
+    """Return all of a room file that changes when somebody joins, moves, leaves or says something.
+
+    Rows that change when a line is read are not among it.
+    """
     with closing(connect(path)) as file:
         return {
             "instances": file.execute("SELECT * FROM instances ORDER BY key").fetchall(),

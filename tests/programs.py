@@ -32,8 +32,8 @@ POLL: Final = 0.05  # seconds between two looks at what tells nobody that it has
 def _let_programs_obey_signals() -> None:
     """Give each signal that this process ignores a handler that does nothing.
 
-    Whoever starts the tests in the background (``python -m tests &``, nohup) makes them ignore
-    signals, and programs would inherit that. Exec and the fork server reset handlers.
+    Tests that are started in the background (``python -m tests &``, nohup) ignore some, and
+    programs would inherit that. Exec and the fork server reset handlers.
     """
     for number in ignored_signals():
         signal.signal(number, lambda *_: None)
@@ -64,7 +64,7 @@ def lasting_port() -> int:
 
 
 def udp_socket(host: str, server_port: int) -> socket.socket:
-    """One at ``host`` for a server here."""
+    """Return a UDP socket at ``host``, connected to a server here."""
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.setblocking(False)
     udp.bind((host, 0))
@@ -74,7 +74,7 @@ def udp_socket(host: str, server_port: int) -> socket.socket:
 
 @contextmanager
 def process(arguments: Sequence[str], errors: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A program in pipes without threads, which ends here, whatever happens."""
+    """Start a program with text pipes; it is killed at the end of the block."""
     pipe, env = subprocess.PIPE, environment()
     with subprocess.Popen(
         arguments, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=errors, text=True
@@ -86,7 +86,7 @@ def process(arguments: Sequence[str], errors: int | None = None) -> Iterator[sub
 
 
 def next_line(program: subprocess.Popen[str]) -> str:
-    """What it prints next."""
+    """Return the next line that it prints."""
     assert program.stdout
     readable, _, _ = select.select([program.stdout], [], [], PATIENCE)
     if not readable:
@@ -182,13 +182,13 @@ class Program:
         self.process.stdin.close()
 
     def wait_until(self, is_so: Callable[[], bool], what: object) -> None:
-        """Until its output makes ``is_so`` true."""
+        """Wait until its output makes ``is_so`` true."""
         with self._changed:
             if not self._changed.wait_for(is_so, PATIENCE):
                 raise AssertionError(f"in vain for {what!r}: {self}")
 
     def wait_for(self, *lines: str, times: int = 1) -> None:
-        """Until it has shown each of these that often."""
+        """Wait until it has shown each of these that often."""
 
         def is_so() -> bool:
             shown = self.shown
@@ -304,7 +304,7 @@ class ProgramsTest(unittest.TestCase):
         return self.end(client)
 
     def assert_fails(self, program: Program, status: int, *parts: str) -> None:
-        """It ends with that status, and with one line that has all these parts in it."""
+        """Check that it ends with that status, and with one line that has all these parts."""
         self.assertEqual(program.status(), status, str(program))
         for line in program.shown:  # perhaps it has waited a while
             self.assertRegex(line, r"^\* no answer from .*: still trying$")
@@ -317,7 +317,7 @@ class ProgramsTest(unittest.TestCase):
     def assert_all_fail(
         self, module: str, status: int, cases: Mapping[Sequence[str], Sequence[str]]
     ) -> None:
-        """Each of these arguments does, with these parts in the line."""
+        """Check that it does so with each of these arguments, and with these parts in the line."""
 
         def run(arguments: Sequence[str]) -> Program:
             program = self.start(Command(module, arguments))
@@ -340,7 +340,7 @@ class ProgramsTest(unittest.TestCase):
         return port
 
     def silent_socket(self) -> socket.socket:
-        """A UDP socket that nobody reads."""
+        """Return a UDP socket that nobody reads."""
         silent = self.enterContext(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         silent.bind((LOCALHOST, 0))
         return silent

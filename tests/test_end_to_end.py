@@ -278,7 +278,7 @@ class BadNetwork(RoomTest):
                 line.removeprefix("* earlier: ") for line in conversation(self.leave(newcomer))
             ]
             views = {name: self.lines(client) for name, client in clients.items()}
-            relay.drop = 0.0  # or the goodbyes take longer than all the rest
+            relay.drop = 0.0  # lost goodbyes would take longer than all the rest
             for client in clients.values():
                 client.type("EX")
             for client in clients.values():
