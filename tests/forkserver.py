@@ -228,8 +228,8 @@ class Forked:
         return status
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended: then its id may be another process's."""
-        if self.poll() is None:
+        """Send it a signal, unless its status is known: its id is its own until then."""
+        if self.returncode is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:

@@ -43,14 +43,14 @@ class ForkServerTest(unittest.TestCase):
         found: dict[str, Any] = json.loads(terminal.written)
         return found
 
-    def test_forked_program_in_pipes_finds_the_same_as_an_execed_one(self) -> None:
+    def test_forked_program_in_pipes_finds_what_exec_gives(self) -> None:
         forked, execed = self.found_in_pipes(PROBE), self.found_in_pipes(PROBE.line)
         self.assertEqual(forked, execed)
         self.assertEqual(forked["folder"], str(self.folder.resolve()))
         self.assertEqual(forked["arguments"], PROBE.arguments)
         self.assertFalse(forked["leads session"])
 
-    def test_forked_program_on_a_terminal_finds_the_same_as_an_execed_one(self) -> None:
+    def test_forked_program_on_a_terminal_finds_what_exec_gives(self) -> None:
         forked, execed = self.found_on_terminal(PROBE), self.found_on_terminal(PROBE.line)
         self.assertEqual(forked, execed)
         self.assertTrue(forked["has terminal"])
