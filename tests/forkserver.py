@@ -107,10 +107,13 @@ class ForkServer:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
         self._lock = Lock()  # tests have threads
+        # Unbuffered, readline would write letter by letter, and other rows come between them.
+        variables = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())],
                 cwd=ROOT,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import locale
 import os
@@ -32,6 +33,7 @@ def main(timing: Timing) -> int:
         "has terminal": has_controlling_terminal(),
         "leads session": os.getsid(0) == os.getpid(),
         "linger": timing.linger,
+        "buffer": size_of_buffer(),
         "hour of the epoch": time.localtime(0).tm_hour,
         "locale": locale.setlocale(locale.LC_CTYPE),
         # In pipes a forked program has none.
@@ -39,6 +41,13 @@ def main(timing: Timing) -> int:
     }
     print(json.dumps(found))
     return STATUS
+
+
+def size_of_buffer() -> int:
+    """Return how many bytes the C library buffers for standard output: readline writes there."""
+    libc = ctypes.CDLL(None)
+    size: int = libc.__fbufsize(ctypes.c_void_p.in_dll(libc, "stdout"))
+    return size
 
 
 def has_controlling_terminal() -> bool:

@@ -12,8 +12,10 @@ import unittest
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
-from tests.forkserver import CAN_FORK, ROOT, Command, fork_server
+from tests import programs
+from tests.forkserver import CAN_FORK, ROOT, Command, ForkServer, fork_server
 from tests.probe import STATUS
 from tests.programs import LOCALHOST, PATIENCE, Program, environment, is_running, wait_until
 from tests.terminal import TerminalProgram
@@ -69,6 +71,14 @@ class ForkServerTest(unittest.TestCase):
         self.assertEqual(forked["umask"], 0o027)
         self.assertIn("SIG_IGN", forked["signals"][str(int(signal.SIGINT))])
         self.assertEqual(forked["hour of the epoch"], 9)
+
+    def test_forked_program_buffers_though_the_tests_do_not(self) -> None:
+        with mock.patch.dict(os.environ, PYTHONUNBUFFERED="1"):
+            server = ForkServer()
+            with mock.patch.object(programs, "fork_server", return_value=server):
+                forked = self.found_in_pipes(PROBE)
+            self.assertEqual(forked, self.found_in_pipes(PROBE.line))
+        self.assertNotIn("PYTHONUNBUFFERED", forked["environment"])
 
     def test_forked_program_starts_though_its_locale_is_missing(self) -> None:
         forked = self.found_in_pipes(PROBE, LC_ALL="xx_XX.UTF-8")
