@@ -45,14 +45,14 @@ class ForkServerTest(unittest.TestCase):
         found: dict[str, Any] = json.loads(terminal.written)
         return found
 
-    def test_forked_program_in_pipes_finds_what_exec_gives(self) -> None:
+    def test_fork_in_pipes_equals_exec(self) -> None:
         forked, execed = self.found_in_pipes(PROBE), self.found_in_pipes(PROBE.line)
         self.assertEqual(forked, execed)
         self.assertEqual(forked["folder"], str(self.folder.resolve()))
         self.assertEqual(forked["arguments"], PROBE.arguments)
         self.assertFalse(forked["leads session"])
 
-    def test_forked_program_on_a_terminal_finds_what_exec_gives(self) -> None:
+    def test_fork_on_a_terminal_equals_exec(self) -> None:
         forked, execed = self.found_on_terminal(PROBE), self.found_on_terminal(PROBE.line)
         self.assertEqual(forked, execed)
         self.assertTrue(forked["has terminal"])
@@ -60,7 +60,7 @@ class ForkServerTest(unittest.TestCase):
         self.assertEqual(forked["environment"]["TERM"], "vt100")
         self.assertTrue(forked["has readline"])
 
-    def test_forked_program_inherits_what_the_tests_have_changed(self) -> None:
+    def test_fork_inherits_changes_that_the_tests_have_made(self) -> None:
         self.found_in_pipes(PROBE)  # the fork server has started before
         self.addCleanup(os.umask, os.umask(0o027))
         for number in (signal.SIGINT, signal.SIGUSR1):
