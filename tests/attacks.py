@@ -37,7 +37,7 @@ Dump: TypeAlias = dict[str, list[tuple[object, ...]]]
 
 NONCE: Final = b"n" * 16
 PUBLIC: Final = protocol.GROUP.pad(protocol.GROUP.power(12345))
-UNKNOWN: Final = b"unknown!"  # no session's id
+NO_SESSION: Final = b"unknown!"  # the id of no session
 HIGH: Final = 2**40  # a packet number that makes the packet the newest one
 
 
@@ -59,11 +59,11 @@ def shortest_handshakes() -> Iterator[bytes]:
         yield format_handshake(join(b"", hello(name)))
     for record in (
         Cookie(NONCE, b""),
-        Challenge(NONCE, UNKNOWN, PUBLIC, b"", 0),
-        Prove(NONCE, UNKNOWN, b"p" * 32, b""),
-        Welcome(NONCE, UNKNOWN, b"p" * 32, b""),
+        Challenge(NONCE, NO_SESSION, PUBLIC, b"", 0),
+        Prove(NONCE, NO_SESSION, b"p" * 32, b""),
+        Welcome(NONCE, NO_SESSION, b"p" * 32, b""),
         Refused(NONCE, "", ""),
-        Gone(UNKNOWN),
+        Gone(NO_SESSION),
     ):
         yield format_handshake(record)
 

@@ -39,8 +39,8 @@ from chatclient import Credentials
 from protocol import Direct, Exit, LogId, Message, Packet, Part, Public, Who
 from tests.crowd import Member as Guest
 from tests.forkserver import Command
-from tests.logins import Member, Row, any_address, easy_bytes, talk
-from tests.programs import LOCALHOST, PATIENCE, next_line, process, udp_socket
+from tests.logins import Member, Row, any_address, easy_bytes, time_lines
+from tests.programs import LOCALHOST, PATIENCE, arrived, next_line, process, udp_socket
 
 RATE: Final = 5000  # datagrams/s: what the kernel's queue holds while a turn lasts
 LIMIT: Final = 100.0  # ms
@@ -69,22 +69,13 @@ def strangers(port: int, number: int) -> list[socket.socket]:
     return [udp_socket(host, port) for host in hosts]
 
 
-def received(udp: socket.socket) -> Iterator[bytes]:
-    """What has come by now."""
-    while True:
-        try:
-            yield udp.recv(protocol.MAX_DATAGRAM)
-        except OSError:  # nothing more, or the port is closed
-            return
-
-
 def hellos(port: int, number: int, is_joining: bool = False) -> Sending:
     """HELLO again and again; with the cookie also JOIN, but nobody answers the CHALLENGE."""
     public = protocol.GROUP.pad(protocol.GROUP.power(1))
     for udp in cycle(strangers(port, number)):
         own = protocol.Hello(protocol.VERSION, "guest", os.urandom(16), public)
         yield udp, protocol.format_handshake(own)
-        for data in received(udp) if is_joining else ():
+        for data in arrived(udp) if is_joining else ():
             match protocol.parse_handshake_untrusted(data):
                 case protocol.Cookie(nonce, cookie):
                     join = protocol.Join(own.version, own.username, nonce, public, cookie)
@@ -121,7 +112,7 @@ class Mallory:
             for data in guest.datagrams(time.monotonic()):
                 guest.udp.send(data)
             select.select([guest.udp], [], [], protocol.TIMING.first_timeout)
-            for data in received(guest.udp):
+            for data in arrived(guest.udp):
                 guest.receive(data, time.monotonic())
         self.udp, self.session = guest.udp, guest.session
         self.taken = 0  # the server's cursor in what it writes
@@ -132,7 +123,7 @@ class Mallory:
 
     def read(self, is_acknowledging: bool) -> None:
         """What has come."""
-        for data in received(self.udp):
+        for data in arrived(self.udp):
             packet = protocol.open_packet_untrusted(data, self._keys.server, self._blocks)
             self.taken = max(self.taken, packet.cursors[0])
             if is_acknowledging:
@@ -221,7 +212,7 @@ def joining(guests: list[Guest]) -> Sending:
     now = time.monotonic()
     for guest in guests[:]:
         # Session packets are for who had this port before.
-        answers = [data for data in received(guest.udp) if data[:1] == b"{"]
+        answers = [data for data in arrived(guest.udp) if data[:1] == b"{"]
         is_refused = any(b'"REFUSED"' in data for data in answers)
         for data in answers if not is_refused else ():
             guest.receive(data, now)
@@ -313,7 +304,7 @@ class Rig:
     def run(self, kind: str, rate: int, seconds: float) -> Row:
         """How lines fare in a flood."""
         alice, bob = self._members
-        talk(alice, bob, CALM)
+        time_lines(alice, bob, CALM)
         bob.ear.heard.clear()
         call = f"flood_for({seconds}, {kind!r}, {rate}, {self._port})"
         arguments = [sys.executable, "-c", f"from tests.floods import flood_for; {call}"]
@@ -324,7 +315,7 @@ class Rig:
             memory, before = self._memory("VmRSS"), self._cpu()
             print(file=attacker.stdin, flush=True)
             newcomer.start()
-            row = talk(alice, bob, seconds)
+            row = time_lines(alice, bob, seconds)
             cpu = self._cpu() - before
             sent = json.loads(next_line(attacker))
             newcomer.join()

@@ -175,7 +175,7 @@ class Member(Network):
             end.close()
 
 
-def talk(alice: Member, bob: Member, seconds: float) -> Row:
+def time_lines(alice: Member, bob: Member, seconds: float) -> Row:
     """Alice says numbers, and bob hears them."""
     said: list[float] = []
     start = time.monotonic()
@@ -263,7 +263,7 @@ class Rig:
             for each in them:
                 print(file=each.stdin, flush=True)
             before, start = self._cpu(), time.monotonic()
-            row = talk(alice, bob, seconds)
+            row = time_lines(alice, bob, seconds)
             row["server %"] = 100 * (self._cpu() - before) / (time.monotonic() - start)
             counts: Counter[str] = Counter()
             for each in them:

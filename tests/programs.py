@@ -72,6 +72,13 @@ def udp_socket(host: str, server_port: int) -> socket.socket:
     return udp
 
 
+def arrived(udp: socket.socket) -> Iterator[bytes]:
+    """Return the datagrams that have come already to a socket that does not block."""
+    with suppress(OSError):  # nothing more, or the port is closed
+        while True:
+            yield udp.recv(2048)
+
+
 @contextmanager
 def process(arguments: Sequence[str], errors: int | None = None) -> Iterator[subprocess.Popen[str]]:
     """Start a program with text pipes; it is killed at the end of the block."""

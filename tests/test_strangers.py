@@ -34,8 +34,8 @@ from tests.accounts import add_accounts, knows, registers
 from tests.actions import rejoin
 from tests.attacks import (
     HIGH,
+    NO_SESSION,
     NONCE,
-    UNKNOWN,
     Dump,
     dump,
     forged,
@@ -211,7 +211,7 @@ class HandshakeTest(InVirtualTime):
             challenge = self.reply(w, join(self.cookie(w)))
             assert isinstance(challenge, Challenge)
             right = Prove(NONCE, challenge.session, b"p" * 32, b"sealed")
-            self.assertIsInstance(self.reply(w, replace(right, session=UNKNOWN)), Gone)
+            self.assertIsInstance(self.reply(w, replace(right, session=NO_SESSION)), Gone)
             self.assertIsInstance(self.reply(w, right, "elsewhere"), Gone)
             w.run(31)
             self.assertIsInstance(self.reply(w, right), Gone)
@@ -351,7 +351,7 @@ class ForgeryTest(InVirtualTime):
             alice, bob = w.joined("alice", "bob")
             w.run(5)
             session = session_of(w, "alice").id
-            for forged, most in ((UNKNOWN, 0), (session, 2 + 10 / protocol.TIMING.hint_pause)):
+            for forged, most in ((NO_SESSION, 0), (session, 2 + 10 / protocol.TIMING.hint_pause)):
                 before = len(w.network.sent)
                 for _ in range(50):
                     alice.receive(format_handshake(Gone(forged)), SERVER, w.network.now)
@@ -521,7 +521,7 @@ class AmplificationTest(InVirtualTime):
             w.joined("alice")
             w.run(1)
             alices = session_of(w, "alice").id
-            self.assert_small_and_to_its_sender(w, session_packets_of_all_lengths(UNKNOWN), Gone)
+            self.assert_small_and_to_its_sender(w, session_packets_of_all_lengths(NO_SESSION), Gone)
             self.assert_small_and_to_its_sender(w, session_packets_of_all_lengths(alices))
 
     def test_what_was_recorded_and_what_becomes_of_it(self) -> None:

@@ -12,7 +12,7 @@ import socket
 import time
 import unittest
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -31,7 +31,7 @@ from protocol import (
 )
 from tests.account_programs import AccountProgramsTest, is_handshake
 from tests.attacks import (
-    UNKNOWN,
+    NO_SESSION,
     dump,
     handshakes_of_all_lengths,
     hello,
@@ -48,6 +48,7 @@ from tests.programs import (
     PATIENCE,
     POLL,
     Program,
+    arrived,
     lasting_port,
     udp_socket,
     wait_until,
@@ -155,13 +156,6 @@ def batches(datagrams: Iterable[bytes]) -> Iterator[list[bytes]]:
     it = iter(datagrams)
     while batch := list(islice(it, AT_ONCE)):
         yield batch
-
-
-def arrived(udp: socket.socket) -> Iterator[bytes]:
-    """Return the datagrams that have come already."""
-    with suppress(BlockingIOError):
-        while True:
-            yield udp.recv(2048)
 
 
 def drive(member: Member, is_enough: Callable[[list[bytes]], bool]) -> None:
@@ -402,7 +396,7 @@ class RealAmplificationTest(StrangersTest):
             record,
             mutated(record, 1000),
             handshakes_of_all_lengths(more=2 * AT_ONCE),
-            session_packets_of_all_lengths(UNKNOWN),
+            session_packets_of_all_lengths(NO_SESSION),
             session_packets_of_all_lengths(self.wire.session("alice")),
             refused_names(),
             naming(*victim.udp.getsockname()),
