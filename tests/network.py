@@ -69,7 +69,10 @@ class Network:
         self._events: list[tuple[float, int, str, Callable[[], object]]] = []
 
     def at(self, when: float, name: str, action: Callable[[], object]) -> None:
-        """Plan an event at an end, which may then have something to send."""
+        """Plan an event at an end, which may then have something to send.
+
+        The event must change no other end: nobody asks those for a new deadline.
+        """
         heapq.heappush(self._events, (when, next(self._order), name, action))
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
@@ -88,7 +91,7 @@ class Network:
                 _, _, name, action = heapq.heappop(self._events)
                 action()
             self._flush(name)
-            deadlines[name] = self.ends[name].deadline()  # nothing has happened to the others
+            deadlines[name] = self.ends[name].deadline()
         return True
 
     def _flush(self, name: str) -> None:

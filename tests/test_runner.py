@@ -12,9 +12,12 @@ import unittest
 from functools import partial
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 from tests.forkserver import ROOT
-from tests.programs import PATIENCE, environment, is_running, wait_until
+from tests.programs import PATIENCE, ProgramsTest, environment, is_running, wait_until
+from tests.runner import by_class, flat
+from tests.terminal import HAS_PTY, TerminalProgram
 
 GOOD: Final = """
 import unittest
@@ -215,6 +218,43 @@ class RunnerTest(unittest.TestCase):
         status, output = self.run_line([sys.executable, "-c", code, *modules])
         self.assertEqual(status, 1)
         self.assertEqual(output.splitlines()[-1], "3 passed, 6 failed, 1 skipped")
+
+    def test_classes_that_take_longest_come_first(self) -> None:
+        class Few(unittest.TestCase):
+            def test_one(self) -> None: ...
+
+        class Many(Few):
+            def test_two(self) -> None: ...
+
+        class Long(Few):
+            SECONDS = 9.0
+
+        class Programs(ProgramsTest, Few): ...
+
+        loader = unittest.defaultTestLoader
+        suites = [loader.loadTestsFromTestCase(each) for each in (Few, Many, Long, Programs)]
+        tests = list(flat(unittest.TestSuite(suites)))
+        order = [ids[0].split(".")[-2] for ids in by_class(tests)]
+        self.assertEqual(order, ["Long", "Programs", "Many", "Few"])
+
+    @unittest.skipUnless(HAS_PTY, "this system has no pseudo-terminals")
+    def test_terminal_shows_progress_in_one_row(self) -> None:
+        (self.folder / "sample_good.py").write_text(GOOD)
+        line = [sys.executable, "-m", "tests", "sample_good"]
+        variables = {"PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"}
+        terminal = TerminalProgram(line, self.folder, 24, 80, variables)
+        self.addCleanup(terminal.stop)
+        self.assertEqual(terminal.status()[0], 0)
+        # Python 3.12.1 does not count a test that is skipped.
+        self.assertRegex(terminal.written, rb"\r\033\[K[23] of 3 tests, 0 failed, ")
+        result, blank, last, end = terminal.all_rows
+        self.assertRegex(result, r"^Ran \d tests in ")
+        self.assertEqual((blank, last, end), ("", "2 passed, 0 failed, 1 skipped", ""))
+
+    def test_timeout_factor_lengthens_every_wait(self) -> None:
+        code = "from tests.programs import PATIENCE; print(PATIENCE)"
+        with mock.patch.dict(os.environ, CHAT_TESTS_TIMEOUT_FACTOR="3"):
+            self.assertEqual(self.run_line([sys.executable, "-c", code]), (0, "90.0\n"))
 
     def test_wrong_usage_is_status_2(self) -> None:
         for arguments in (("-j", "0"), ("-j", "x"), ("--fast",)):
